@@ -1,0 +1,1 @@
+"""Fine-tuning as a service that anyone can run."""

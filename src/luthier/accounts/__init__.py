@@ -1,0 +1,1 @@
+"""Who is asking: organizations, projects, API keys."""

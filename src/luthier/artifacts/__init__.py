@@ -1,0 +1,1 @@
+"""What jobs produce: checkpoints, output models and their archives."""

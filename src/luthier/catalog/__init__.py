@@ -1,0 +1,1 @@
+"""Base models: where the weights come from, their limits, their price band."""

@@ -1,0 +1,73 @@
+"""Engines for both databases, with what each needs to lose nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+SQLITE_MIN_VERSION = (3, 51, 3)  # before it, two connections that reset the WAL at once can lose commits
+BUSY_TIMEOUT_MS = 30_000
+BEGIN_OPTION = "luthier_begin"  # execution option: the statement that opens a transaction on SQLite
+
+
+class UnsupportedDatabase(Exception):
+    """The database cannot be used safely; the message says why and what to do."""
+
+
+def create_engine(url: str) -> sa.Engine:
+    """Return an engine for a SQLite file or a PostgreSQL database.
+
+    Raises UnsupportedDatabase for another kind, or for a SQLite library that can lose commits.
+    """
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _create_sqlite_engine(parsed)
+    if parsed.get_backend_name() == "postgresql":
+        return sa.create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True)
+    msg = f"unsupported database: {parsed.get_backend_name()}; use sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME"
+    raise UnsupportedDatabase(msg)
+
+
+def _create_sqlite_engine(url: sa.URL) -> sa.Engine:
+    module = _sqlite_module()
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(
+        url, module=module, connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000}, pool_size=20
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver opens no transactions of its own: "begin" below does
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged commit survives power loss; NORMAL loses some
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA trusted_schema=OFF")
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        # A write transaction takes the write lock at once: one that reads first and then writes would fail
+        # with SQLITE_BUSY whenever another wrote in between.
+        connection.exec_driver_sql(connection.get_execution_options().get(BEGIN_OPTION, "BEGIN"))
+
+    return engine
+
+
+def _sqlite_module() -> Any:
+    try:
+        import pysqlite3 as module  # noqa: PLC0415  bundles a current SQLite; only on Linux
+    except ImportError:
+        import sqlite3 as module  # noqa: PLC0415
+    if module.sqlite_version_info < SQLITE_MIN_VERSION:
+        msg = (
+            f"SQLite {module.sqlite_version} can lose commits (fixed in 3.51.3); "
+            "install pysqlite3>=0.6.1, or use PostgreSQL through LUTHIER_DATABASE_URL"
+        )
+        raise UnsupportedDatabase(msg)
+    return module

@@ -1,0 +1,1 @@
+"""Uploads, their bytes and their validation reports."""

@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: their states, hyper-parameters, queue, events and metrics."""

@@ -1,0 +1,1 @@
+"""The contract between supervisor and worker: ``spec.json`` in, ``journal.jsonl`` out, one run directory."""

