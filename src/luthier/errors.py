@@ -18,12 +18,15 @@ Ours are assertions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 
 class ServiceError(Exception):
     """An error with a stable code, a message that names the value and a hint that names the way out.
 
     Message and hint are one sentence each, without a final period. ``param`` is the request field at
-    fault, as the caller wrote it (dotted for nested fields).
+    fault, as the caller wrote it (dotted for nested fields). ``details`` lists every problem when there is more
+    than one to tell, each as ``{"param", "message", "hint"}``.
     """
 
     status = 400
@@ -37,6 +40,7 @@ class ServiceError(Exception):
         hint: str | None = None,
         param: str | None = None,
         retry_after_s: int | None = None,
+        details: Sequence[Mapping[str, object]] = (),
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -44,6 +48,7 @@ class ServiceError(Exception):
         self.hint = hint
         self.param = param
         self.retry_after_s = retry_after_s
+        self.details = [dict(detail) for detail in details]
 
 
 class InvalidRequest(ServiceError):

@@ -1,1 +1,1 @@
-"""TBD."""
+"""HTTP dialects over the domains' services: they translate, they never decide."""

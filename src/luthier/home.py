@@ -1,0 +1,93 @@
+"""The home directory: made once, private to its owner, used by one server at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from luthier.errors import Conflict
+from luthier.settings import Settings
+
+MASTER_KEY_BYTES = 32
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What ``credentials.json`` holds, so that the CLI on this machine needs no configuration."""
+
+    base_url: str
+    api_key: str
+
+
+def prepare(settings: Settings) -> bytes:
+    """Make what is missing under home (0700) and return the master key."""
+    for folder in (settings.home, settings.objects_dir, settings.runs_dir, settings.models_dir):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = settings.home / "master.key"
+    with contextlib.suppress(FileExistsError):
+        _write_private(path, secrets.token_bytes(MASTER_KEY_BYTES))
+    key = path.read_bytes()
+    assert len(key) == MASTER_KEY_BYTES, f"{path} holds {len(key)} bytes, not {MASTER_KEY_BYTES}"
+    return key
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """Write a new 0600 file so that it is either complete or absent. Raises FileExistsError when it exists."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    try:
+        os.link(temporary, path)  # unlike rename, fails when the file exists
+    finally:
+        temporary.unlink()
+
+
+def write_credentials(home: Path, credentials: Credentials) -> None:
+    """Replace ``credentials.json`` (0600)."""
+    path = home / "credentials.json"
+    temporary = home / f".credentials.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    _write_private(temporary, msgspec.json.format(msgspec.json.encode(credentials), indent=2) + b"\n")
+    temporary.replace(path)
+
+
+def find_credentials(home: Path) -> Credentials | None:
+    """Return the stored credentials, or None when there are none that can be read."""
+    try:
+        return msgspec.json.decode((home / "credentials.json").read_bytes(), type=Credentials)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+@contextlib.contextmanager
+def locked(home: Path, role: str) -> Iterator[None]:
+    """Hold ``HOME/ROLE.lock`` while the body runs.
+
+    Raises Conflict when another living process holds it; a dead one's lock is free at once.
+    """
+    path = home / f"{role}.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 64, 0).decode(errors="replace").strip() or "unknown"
+            raise Conflict(
+                "home_in_use",
+                f"{home} is in use by another luthier {role}: process {holder}",
+                hint=f"stop it (kill {holder}), or choose another directory with --home",
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(fd)
