@@ -1,0 +1,280 @@
+"""The operator's own commands: ``serve`` (everything), ``api`` and ``supervise`` (its two halves)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luthier import home as home_dir
+from luthier.errors import Conflict, ServiceError
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Directory of everything  [default: $LUTHIER_HOME or ~/.luthier]")
+]
+HostOption = Annotated[str | None, typer.Option("--host", help="Address to listen on  [default: 127.0.0.1]")]
+PortOption = Annotated[int | None, typer.Option("--port", help="Port; 0 picks a free one  [default: 4400]")]
+SlotsOption = Annotated[int | None, typer.Option("--slots", min=1, help="Jobs that run at the same time")]
+
+SHUTDOWN_GRACE_S = 3  # open event streams end after this; clients come back by Last-Event-ID
+PARENT_POLL_S = 0.5
+RESPAWN_PAUSES_S = (0.2, 1.0, 5.0, 15.0)  # the last one repeats
+
+
+def serve(
+    home: HomeOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    slots: SlotsOption = None,
+) -> None:
+    """Run the whole service: API and supervisor.
+
+    The first start makes the home directory, the database, a default project and an admin key.
+
+    Examples:
+      luthier serve
+      luthier serve --home ./luthier-home --port 0
+    """
+    _run_api(_load_settings(home, host, port, slots), with_supervisor=True)
+
+
+def api(home: HomeOption = None, host: HostOption = None, port: PortOption = None) -> None:
+    """Run the API alone; supervisors that share its database run the jobs.
+
+    Examples:
+      LUTHIER_DATABASE_URL=postgresql+psycopg://luthier@db/luthier luthier api --host 0.0.0.0
+    """
+    _run_api(_load_settings(home, host, port, None), with_supervisor=False)
+
+
+def supervise(
+    home: HomeOption = None,
+    slots: SlotsOption = None,
+    parent: Annotated[int | None, typer.Option("--parent", hidden=True)] = None,
+) -> None:
+    """Run the supervisor alone: it checks files, fetches base models and runs jobs.
+
+    Stopping it leaves running workers alive; the next supervisor of this home takes them over.
+
+    Examples:
+      luthier supervise --slots 2
+    """
+    from luthier import log
+    from luthier.supervisor import loop
+
+    settings = _load_settings(home, None, None, slots)
+    log.configure(level=settings.log_level, as_json=settings.log_json)
+    _prepare(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if parent is not None:
+        threading.Thread(target=_stop_with_parent, args=(parent, stop), daemon=True).start()
+    loop.run(settings, stop=stop)
+
+
+def _load_settings(home: Path | None, host: str | None, port: int | None, slots: int | None) -> Any:
+    """Read the environment, then apply the options given. Raises ServiceError naming a setting that is wrong."""
+    from pydantic import ValidationError
+
+    from luthier.settings import Settings
+
+    given = {"home": home.expanduser().resolve() if home else None, "host": host, "port": port, "slots": slots}
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ServiceError(
+            "bad_setting",
+            f"setting {name} is not valid: {first['input']!r}: {first['msg']}",
+            hint=f"correct LUTHIER_{name.upper()} or --{name}",
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    database: Any
+    master_key: bytes
+
+
+def _prepare(settings: Any) -> _Prepared:
+    """Make home and bring the schema up to date; both are safe to repeat."""
+    from luthier.db import Database, schema
+
+    master_key = home_dir.prepare(settings)
+    database = Database(settings.resolved_database_url)
+    schema.upgrade(database)
+    return _Prepared(database=database, master_key=master_key)
+
+
+def _run_api(settings: Any, *, with_supervisor: bool) -> None:
+    import uvicorn
+
+    from luthier import log
+    from luthier.app import build_app
+
+    log.configure(level=settings.log_level, as_json=settings.log_json)
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with home_dir.locked(settings.home, "serve"):
+        listener = _bind(settings.host, settings.port)
+        base_url = f"http://{_url_host(settings.host)}:{listener.getsockname()[1]}"
+        prepared = _prepare(settings)
+        new_key = _ensure_credentials(settings, prepared, base_url)
+        app = build_app(settings, database=prepared.database)
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
+            h11_max_incomplete_event_size=None,
+        )
+        _announce(base_url, settings, new_key)
+        keeper = _SupervisorKeeper(settings) if with_supervisor else None
+        if keeper:
+            keeper.start()
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            if keeper:
+                keeper.stop()
+            prepared.database.dispose()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Listen on host and port. Raises Conflict when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                "port_taken",
+                f"port {port} on {host} is taken by another process",
+                hint="choose another with --port, or --port 0 for any free one",
+            ) from None
+        raise Conflict(
+            "cannot_listen",
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            hint="choose an address of this machine with --host and a port above 1023 with --port",
+        ) from None
+    listener.listen(2048)
+    return listener
+
+
+def _url_host(host: str) -> str:
+    if host in {"0.0.0.0", "::"}:  # noqa: S104  every address: this machine reaches itself by loopback
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _ensure_credentials(settings: Any, prepared: _Prepared, base_url: str) -> str | None:
+    """Make sure that ``credentials.json`` holds a key that works here; return the key when it is new.
+
+    A crash between the key's row and the file leaves a key that nobody knows; the next start makes
+    another, so an operator is never locked out of their own home.
+    """
+    from luthier.accounts import service as accounts
+    from luthier.catalog import service as catalog
+    from luthier.clock import SystemClock
+
+    now = SystemClock().now()
+    stored = home_dir.find_credentials(settings.home)
+    with prepared.database.transaction() as tx:
+        catalog.ensure_builtins(tx, now=now)
+        secret = accounts.bootstrap(tx, master_key=prepared.master_key, now=now)
+        if secret is None and not _is_valid(tx, stored, prepared.master_key, now):
+            secret = accounts.create_operator_key(tx, master_key=prepared.master_key, now=now)
+    key = secret or (stored.api_key if stored else "")
+    home_dir.write_credentials(settings.home, home_dir.Credentials(base_url=base_url, api_key=key))
+    return secret
+
+
+def _is_valid(tx: Any, stored: home_dir.Credentials | None, master_key: bytes, now: Any) -> bool:
+    from luthier.accounts import service as accounts
+
+    if stored is None:
+        return False
+    try:
+        accounts.authenticate(tx, stored.api_key, master_key=master_key, now=now)
+    except ServiceError:
+        return False
+    return True
+
+
+def _announce(base_url: str, settings: Any, new_key: str | None) -> None:
+    """Tell on stdout where the service is; scripts read these lines, so their form is fixed."""
+    lines = [f"Luthier is ready: {base_url}", f"  home      {settings.home}"]
+    if new_key:
+        lines += [
+            f"  admin key {new_key}",
+            "            (shown once; also in credentials.json, which the CLI on this machine reads by itself)",
+        ]
+    lines += [
+        "  try       luthier ft create DATA.jsonl --model luthier/tiny --watch",
+        f"  clients   TOGETHER_BASE_URL={base_url} TOGETHER_API_KEY=… (together 1.x: {base_url}/v1)",
+        "  stop      ^C; running jobs go on and are taken over at the next start",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+class _SupervisorKeeper:
+    """Keeps one supervisor process alive beside the API, and ends it with it."""
+
+    def __init__(self, settings: Any) -> None:
+        self._command = [
+            sys.executable, "-m", "luthier.cli", "supervise",
+            "--home", str(settings.home), "--slots", str(settings.slots), "--parent", str(os.getpid()),
+        ]  # fmt: skip
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._keep, name="supervisor-keeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+        self._thread.join(timeout=10)
+
+    def _keep(self) -> None:
+        from luthier import log
+
+        deaths = 0
+        while not self._stopping.is_set():
+            # Its own session: ^C on the terminal reaches the API alone, which then ends the supervisor in order.
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
+            if self._stopping.is_set():
+                self._process.terminate()
+            code = self._process.wait()
+            if self._stopping.is_set():
+                return
+            pause = RESPAWN_PAUSES_S[min(deaths, len(RESPAWN_PAUSES_S) - 1)]
+            log.get_logger(__name__).error("supervisor ended; starting it again", exit_code=code, pause_s=pause)
+            deaths += 1
+            self._stopping.wait(pause)
+
+
+def _stop_with_parent(parent: int, stop: threading.Event) -> None:
+    """Set ``stop`` once the process that started us is gone (its pid is no longer our parent's)."""
+    while os.getppid() == parent:
+        if stop.wait(PARENT_POLL_S):
+            return
+    stop.set()

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+
+from luthier.db import Base, Database, schema
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_import_contracts_hold():
+    result = subprocess.run([Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_tables_in_code_equal_the_migrations(tmp_path):
+    """A column that stands in tables.py only would work in no deployment."""
+    for path in (ROOT / "src/luthier").glob("*/tables.py"):
+        importlib.import_module(f"luthier.{path.parent.name}.tables")
+    database = Database(f"sqlite:///{tmp_path / 'x.db'}")
+    schema.upgrade(database)
+    config = schema.make_config()
+    config.attributes["metadata"] = Base.metadata
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.check(config)  # raises when a difference is found
+    tables = set(sa.inspect(database.engine).get_table_names())
+    assert tables == set(Base.metadata.tables) | {"alembic_version"}
+    database.dispose()
+
+
+def _closure(name: str, seen: set[str]) -> set[str]:
+    """Names of the distributions that a plain ``pip install`` of ``name`` brings."""
+    from packaging.requirements import Requirement
+
+    key = re.sub(r"[-_.]+", "-", name).lower()
+    if key in seen:
+        return seen
+    seen.add(key)
+    for text in importlib.metadata.requires(key) or []:
+        requirement = Requirement(text)
+        extras = requirement.extras or {""}
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            try:
+                importlib.metadata.distribution(requirement.name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            _closure(requirement.name, seen)
+    return seen
+
+
+def test_base_install_stays_under_100_mb_and_pulls_no_torch():
+    names = _closure("luthier", set())
+    assert not names & {"torch", "transformers", "numpy", "tokenizers"}
+    size_bytes = 0
+    for name in names:
+        for file in importlib.metadata.files(name) or []:
+            path = file.locate()
+            size_bytes += path.stat().st_size if path.is_file() else 0
+    assert size_bytes < 100_000_000, f"{size_bytes / 1e6:.1f} MB in {sorted(names)}"
+
+
+def test_only_transaction_commits():
+    offenders = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in (ROOT / "src").rglob("*.py")
+        if path.name != "session.py"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"\.commit\(\)", line) and "writer" not in line
+    ]
+    assert offenders == []
+
+
+def test_no_file_speaks_of_another_place():
+    """Paths of a developer's machine and package registries' hosts do not belong into the repository."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    pattern = re.compile(r"(?<![\w.])/(?:work|root|home/\w+)/|files\.pythonhosted|registry\.npmjs|pypi\.org/simple")
+    offenders = []
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in {".png", ".tokens"} or not path.is_file() or path == Path(__file__):
+            continue
+        text = path.read_text(errors="replace")
+        offenders += [f"{name}: {match[0]}" for match in pattern.finditer(text)]
+    assert offenders == []
