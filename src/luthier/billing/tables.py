@@ -15,12 +15,13 @@ from luthier.db.orm import Json
 class Tokenization(Base):
     """The tokenised form of one file under one tokenizer: the exact counts, and where the tokens are kept.
 
-    ``status``: queued, running, ready or failed. The key is a hash of the content and of everything
-    that changes the tokens, so the row is shared by all who price or train the same content.
+    ``status``: queued, running, ready, rejected (the data's fault, for good) or failed (ours, may be
+    asked for again). The key is a hash of the content and of everything that changes the tokens, so
+    the row is shared by all who price or train the same content.
     """
 
     __tablename__ = "tokenizations"
-    __table_args__ = (sa.Index("ix_tokenizations_status", "status"), {"sqlite_strict": True})
+    __table_args__ = (sa.Index("ix_tokenizations_status", "status", "created_at"), {"sqlite_strict": True})
 
     key: Mapped[str] = mapped_column(primary_key=True)
     file_sha256: Mapped[str]

@@ -10,6 +10,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from luthier.db import Base
 from luthier.db.orm import Json, Nanos
+from luthier.jobs import states
+
+
+def _quote(names: frozenset[states.State] | tuple[states.State, ...]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
 
 
 class Job(Base):
@@ -17,8 +22,12 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        sa.Index("ix_jobs_project_created", "project_id", "created_at"),
-        sa.Index("ix_jobs_state_created", "state", "created_at"),
+        sa.UniqueConstraint("output_name"),
+        sa.CheckConstraint(f"state IN ({_quote(states.STATES)})", name="state"),
+        sa.CheckConstraint(f"(lease_owner IS NOT NULL) = (state IN ({_quote(states.LEASED)}))", name="lease"),
+        sa.CheckConstraint("charged_nanos BETWEEN 0 AND price_nanos OR charged_nanos = 0", name="charged"),
+        sa.Index("ix_jobs_project_created", "project_id", "created_at", "id"),
+        sa.Index("ix_jobs_state_created", "state", "created_at", "id"),
         {"sqlite_strict": True},
     )
 
@@ -32,21 +41,26 @@ class Job(Base):
     deleted_at: Mapped[datetime | None]
 
     state: Mapped[str]
+    waiting_for: Mapped[str | None]  # while pending: one clause that says for what
     base_model: Mapped[str]
     training_file_id: Mapped[str]
+    training_file_bytes: Mapped[int]
+    training_file_lines: Mapped[int | None]  # known once the file is checked
     validation_file_id: Mapped[str | None]
     output_name: Mapped[str]
     suffix: Mapped[str | None]
     hyperparameters: Mapped[Any] = mapped_column(Json)  # protocol.spec.Hyperparameters
     request: Mapped[Any] = mapped_column(Json)  # what the caller sent, without secrets
 
-    # Known once priced:
-    train_tokens: Mapped[int | None]  # of one epoch
-    validation_tokens: Mapped[int | None]
-    billed_tokens: Mapped[int | None]
-    price_nanos: Mapped[int | None] = mapped_column(Nanos)
+    # Asked for once file and model are ready; priced once the counts are known:
     train_tokenization: Mapped[str | None]
     validation_tokenization: Mapped[str | None]
+    train_tokens: Mapped[int | None]  # as billed, of one epoch
+    validation_tokens: Mapped[int | None]  # as billed, of one evaluation
+    billed_tokens: Mapped[int | None]
+    rate_nanos: Mapped[int | None] = mapped_column(Nanos)  # a token
+    price_nanos: Mapped[int | None] = mapped_column(Nanos)  # the quote: the price when the job runs to its end
+    charged_nanos: Mapped[int | None] = mapped_column(Nanos)  # the price in the end; set by the terminal move
 
     # The lease: who runs it, under which fencing token, until when.
     lease_owner: Mapped[str | None]
@@ -65,6 +79,7 @@ class Job(Base):
     tokens_done: Mapped[int] = mapped_column(server_default=sa.text("0"))
     heard_at: Mapped[datetime | None]
     next_event: Mapped[int] = mapped_column(server_default=sa.text("1"))
+    next_metric: Mapped[int] = mapped_column(server_default=sa.text("1"))
 
     error_kind: Mapped[str | None]
     error_message: Mapped[str | None]
@@ -74,7 +89,7 @@ class Event(Base):
     """One line of a job's log. ``seq`` counts from 1 in each job, without gaps."""
 
     __tablename__ = "events"
-    __table_args__ = {"sqlite_strict": True}
+    __table_args__ = ({"sqlite_strict": True},)
 
     job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
@@ -90,7 +105,7 @@ class Metric(Base):
     """Numbers of one step or one evaluation. ``seq`` counts from 1 in each job."""
 
     __tablename__ = "metrics"
-    __table_args__ = {"sqlite_strict": True}
+    __table_args__ = ({"sqlite_strict": True},)
 
     job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
@@ -109,20 +124,21 @@ class Idempotency(Base):
     """The answer of a create that may be repeated: by the caller's key, or by the body for a short time."""
 
     __tablename__ = "idempotency"
-    __table_args__ = {"sqlite_strict": True}
+    __table_args__ = ({"sqlite_strict": True},)
 
     api_key_id: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     request_hash: Mapped[str]
-    job_id: Mapped[str]
+    job_id: Mapped[str] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(index=True)
+    delivered_at: Mapped[datetime | None]  # the answer left for the caller; null: it may have been lost
 
 
 class Supervisor(Base):
     """A supervisor that is, or was, alive: so that the API can say why nothing moves."""
 
     __tablename__ = "supervisors"
-    __table_args__ = {"sqlite_strict": True}
+    __table_args__ = ({"sqlite_strict": True},)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     host: Mapped[str]

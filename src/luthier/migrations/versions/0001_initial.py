@@ -46,12 +46,12 @@ def upgrade() -> None:
         sa.Column("request_hash", sa.Text(), nullable=False),
         sa.Column("job_id", sa.Text(), nullable=False),
         sa.Column("created_at", UtcTime(), nullable=False),
+        sa.Column("delivered_at", UtcTime(), nullable=True),
         sa.PrimaryKeyConstraint("api_key_id", "key", name=op.f("pk_idempotency")),
         sqlite_strict=True,
     )
-    op.create_index(
-        op.f("ix_idempotency_created_at"), "idempotency", ["created_at"], unique=False
-    )
+    op.create_index(op.f("ix_idempotency_created_at"), "idempotency", ["created_at"], unique=False)
+    op.create_index(op.f("ix_idempotency_job_id"), "idempotency", ["job_id"], unique=False)
     op.create_table(
         "organizations",
         sa.Column("id", sa.Text(), nullable=False),
@@ -90,9 +90,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key", name=op.f("pk_tokenizations")),
         sqlite_strict=True,
     )
-    op.create_index(
-        "ix_tokenizations_status", "tokenizations", ["status"], unique=False
-    )
+    op.create_index("ix_tokenizations_status", "tokenizations", ["status", "created_at"], unique=False)
     op.create_table(
         "projects",
         sa.Column("id", sa.Text(), nullable=False),
@@ -101,9 +99,7 @@ def upgrade() -> None:
         sa.Column("slug", sa.Text(), nullable=False),
         sa.Column("created_at", UtcTime(), nullable=False),
         sa.ForeignKeyConstraint(
-            ["organization_id"],
-            ["organizations.id"],
-            name=op.f("fk_projects_organization_id_organizations"),
+            ["organization_id"], ["organizations.id"], name=op.f("fk_projects_organization_id_organizations")
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_projects")),
         sa.UniqueConstraint("slug", name=op.f("uq_projects_slug")),
@@ -121,18 +117,12 @@ def upgrade() -> None:
         sa.Column("expires_at", UtcTime(), nullable=True),
         sa.Column("revoked_at", UtcTime(), nullable=True),
         sa.Column("last_used_at", UtcTime(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["project_id"],
-            ["projects.id"],
-            name=op.f("fk_api_keys_project_id_projects"),
-        ),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_api_keys_project_id_projects")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
         sa.UniqueConstraint("secret_hash", name=op.f("uq_api_keys_secret_hash")),
         sqlite_strict=True,
     )
-    op.create_index(
-        op.f("ix_api_keys_project_id"), "api_keys", ["project_id"], unique=False
-    )
+    op.create_index(op.f("ix_api_keys_project_id"), "api_keys", ["project_id"], unique=False)
     op.create_table(
         "artifacts",
         sa.Column("id", sa.Text(), nullable=False),
@@ -146,19 +136,9 @@ def upgrade() -> None:
         sa.Column("sha256", sa.Text(), nullable=False),
         sa.Column("weights_sha256", sa.Text(), nullable=True),
         sa.Column("created_at", UtcTime(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["project_id"],
-            ["projects.id"],
-            name=op.f("fk_artifacts_project_id_projects"),
-        ),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_artifacts_project_id_projects")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_artifacts")),
-        sa.UniqueConstraint(
-            "job_id",
-            "step",
-            "kind",
-            "is_final",
-            name=op.f("uq_artifacts_job_id_step_kind_is_final"),
-        ),
+        sa.UniqueConstraint("job_id", "step", "kind", "is_final", name=op.f("uq_artifacts_job_id_step_kind_is_final")),
         sqlite_strict=True,
     )
     op.create_index(op.f("ix_artifacts_job_id"), "artifacts", ["job_id"], unique=False)
@@ -179,15 +159,11 @@ def upgrade() -> None:
         sa.Column("attempts", Int64, server_default=sa.text("0"), nullable=False),
         sa.Column("line_count", Int64, nullable=True),
         sa.Column("report", Json(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["project_id"], ["projects.id"], name=op.f("fk_files_project_id_projects")
-        ),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_files_project_id_projects")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_files")),
         sqlite_strict=True,
     )
-    op.create_index(
-        "ix_files_project_created", "files", ["project_id", "created_at"], unique=False
-    )
+    op.create_index("ix_files_project_created", "files", ["project_id", "created_at"], unique=False)
     op.create_index(op.f("ix_files_sha256"), "files", ["sha256"], unique=False)
     op.create_index("ix_files_status", "files", ["processing_status"], unique=False)
     op.create_table(
@@ -201,19 +177,24 @@ def upgrade() -> None:
         sa.Column("finished_at", UtcTime(), nullable=True),
         sa.Column("deleted_at", UtcTime(), nullable=True),
         sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("waiting_for", sa.Text(), nullable=True),
         sa.Column("base_model", sa.Text(), nullable=False),
         sa.Column("training_file_id", sa.Text(), nullable=False),
+        sa.Column("training_file_bytes", Int64, nullable=False),
+        sa.Column("training_file_lines", Int64, nullable=True),
         sa.Column("validation_file_id", sa.Text(), nullable=True),
         sa.Column("output_name", sa.Text(), nullable=False),
         sa.Column("suffix", sa.Text(), nullable=True),
         sa.Column("hyperparameters", Json(), nullable=False),
         sa.Column("request", Json(), nullable=False),
+        sa.Column("train_tokenization", sa.Text(), nullable=True),
+        sa.Column("validation_tokenization", sa.Text(), nullable=True),
         sa.Column("train_tokens", Int64, nullable=True),
         sa.Column("validation_tokens", Int64, nullable=True),
         sa.Column("billed_tokens", Int64, nullable=True),
+        sa.Column("rate_nanos", Int64, nullable=True),
         sa.Column("price_nanos", Int64, nullable=True),
-        sa.Column("train_tokenization", sa.Text(), nullable=True),
-        sa.Column("validation_tokenization", sa.Text(), nullable=True),
+        sa.Column("charged_nanos", Int64, nullable=True),
         sa.Column("lease_owner", sa.Text(), nullable=True),
         sa.Column("lease_token", Int64, server_default=sa.text("0"), nullable=False),
         sa.Column("lease_expires_at", UtcTime(), nullable=True),
@@ -221,29 +202,34 @@ def upgrade() -> None:
         sa.Column("journal_offset", Int64, server_default=sa.text("0"), nullable=False),
         sa.Column("step", Int64, server_default=sa.text("0"), nullable=False),
         sa.Column("total_steps", Int64, nullable=True),
-        sa.Column(
-            "epochs_completed", Int64, server_default=sa.text("0"), nullable=False
-        ),
+        sa.Column("epochs_completed", Int64, server_default=sa.text("0"), nullable=False),
         sa.Column("param_count", Int64, nullable=True),
         sa.Column("trainable_param_count", Int64, nullable=True),
         sa.Column("seconds_remaining", Float64, nullable=True),
         sa.Column("tokens_done", Int64, server_default=sa.text("0"), nullable=False),
         sa.Column("heard_at", UtcTime(), nullable=True),
         sa.Column("next_event", Int64, server_default=sa.text("1"), nullable=False),
+        sa.Column("next_metric", Int64, server_default=sa.text("1"), nullable=False),
         sa.Column("error_kind", sa.Text(), nullable=True),
         sa.Column("error_message", sa.Text(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["project_id"], ["projects.id"], name=op.f("fk_jobs_project_id_projects")
+        sa.CheckConstraint(
+            "(lease_owner IS NOT NULL) = (state IN ('cancel_requested', 'compressing', 'running', 'uploading'))",
+            name=op.f("ck_jobs_lease"),
         ),
+        sa.CheckConstraint(
+            "state IN ('cancel_requested', 'cancelled', 'completed', 'compressing', 'error', 'pending', 'queued', 'running', 'uploading', 'user_error')",
+            name=op.f("ck_jobs_state"),
+        ),
+        sa.CheckConstraint(
+            "charged_nanos BETWEEN 0 AND price_nanos OR charged_nanos = 0", name=op.f("ck_jobs_charged")
+        ),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_jobs_project_id_projects")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
+        sa.UniqueConstraint("output_name", name=op.f("uq_jobs_output_name")),
         sqlite_strict=True,
     )
-    op.create_index(
-        "ix_jobs_project_created", "jobs", ["project_id", "created_at"], unique=False
-    )
-    op.create_index(
-        "ix_jobs_state_created", "jobs", ["state", "created_at"], unique=False
-    )
+    op.create_index("ix_jobs_project_created", "jobs", ["project_id", "created_at", "id"], unique=False)
+    op.create_index("ix_jobs_state_created", "jobs", ["state", "created_at", "id"], unique=False)
     op.create_table(
         "uploads",
         sa.Column("id", sa.Text(), nullable=False),
@@ -255,18 +241,12 @@ def upgrade() -> None:
         sa.Column("created_at", UtcTime(), nullable=False),
         sa.Column("expires_at", UtcTime(), nullable=False),
         sa.Column("used_at", UtcTime(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["project_id"], ["projects.id"], name=op.f("fk_uploads_project_id_projects")
-        ),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_uploads_project_id_projects")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
         sqlite_strict=True,
     )
-    op.create_index(
-        op.f("ix_uploads_expires_at"), "uploads", ["expires_at"], unique=False
-    )
-    op.create_index(
-        op.f("ix_uploads_project_id"), "uploads", ["project_id"], unique=False
-    )
+    op.create_index(op.f("ix_uploads_expires_at"), "uploads", ["expires_at"], unique=False)
+    op.create_index(op.f("ix_uploads_project_id"), "uploads", ["project_id"], unique=False)
     op.create_table(
         "events",
         sa.Column("job_id", sa.Text(), nullable=False),
@@ -277,9 +257,7 @@ def upgrade() -> None:
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("step", Int64, nullable=True),
         sa.Column("data", Json(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["job_id"], ["jobs.id"], name=op.f("fk_events_job_id_jobs")
-        ),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_events_job_id_jobs")),
         sa.PrimaryKeyConstraint("job_id", "seq", name=op.f("pk_events")),
         sqlite_strict=True,
     )
@@ -296,9 +274,7 @@ def upgrade() -> None:
         sa.Column("learning_rate", Float64, nullable=True),
         sa.Column("tokens", Int64, nullable=False),
         sa.Column("step_s", Float64, nullable=False),
-        sa.ForeignKeyConstraint(
-            ["job_id"], ["jobs.id"], name=op.f("fk_metrics_job_id_jobs")
-        ),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_metrics_job_id_jobs")),
         sa.PrimaryKeyConstraint("job_id", "seq", name=op.f("pk_metrics")),
         sqlite_strict=True,
     )
