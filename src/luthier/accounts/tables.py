@@ -14,7 +14,7 @@ class Organization(Base):
     """Who pays."""
 
     __tablename__ = "organizations"
-    __table_args__ = {"sqlite_strict": True}
+    __table_args__ = ({"sqlite_strict": True},)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]

@@ -16,7 +16,7 @@ class Upload(Base):
     """Leave to send one file's bytes: signed, expiring, good once. ``id`` becomes the file's id."""
 
     __tablename__ = "uploads"
-    __table_args__ = {"sqlite_strict": True}
+    __table_args__ = ({"sqlite_strict": True},)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(sa.ForeignKey("projects.id"), index=True)

@@ -1,0 +1,211 @@
+"""Who is asking: keys are checked, made, listed and revoked here; the first start makes the first of each."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.exc import IntegrityError
+
+from luthier import ids
+from luthier.accounts import keys, queries
+from luthier.accounts.tables import ApiKey, Organization, Project
+from luthier.db import Session
+from luthier.errors import Conflict, Forbidden, InvalidRequest, NotFound
+
+KEY_NAME_MAX_LENGTH = 100
+TOUCH_INTERVAL = timedelta(minutes=1)  # last_used_at is for people: a write for each request would not be
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who sent a request: the key, and the project and organization that it belongs to."""
+
+    api_key_id: str
+    api_key_name: str
+    organization_id: str
+    organization_name: str
+    project_id: str
+    project_name: str
+    project_slug: str
+    is_admin: bool
+    last_used_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class KeyView:
+    """An API key without its secret."""
+
+    id: str
+    project_id: str
+    name: str
+    hint: str
+    is_admin: bool
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+def authenticate(tx: Session, secret: str, *, master_key: bytes, now: datetime) -> Principal:
+    """Return who a key belongs to. Raises Forbidden (``invalid_api_key``) when it is unknown, revoked or expired."""
+    secret_hash = keys.hash_secret(secret, master_key)
+    found = queries.find_key_by_hash(tx, secret_hash)
+    if found is None or not hmac.compare_digest(found[0].secret_hash, secret_hash):
+        raise _invalid_key(f"this server does not know the API key: {keys.make_hint(secret)}")
+    key, project, organization = found
+    if key.revoked_at is not None:
+        raise _invalid_key(f"the API key was revoked at {key.revoked_at:%Y-%m-%d %H:%M:%S} UTC: {key.hint}")
+    if key.expires_at is not None and key.expires_at <= now:
+        raise _invalid_key(f"the API key expired at {key.expires_at:%Y-%m-%d %H:%M:%S} UTC: {key.hint}")
+    return Principal(
+        api_key_id=key.id,
+        api_key_name=key.name,
+        organization_id=organization.id,
+        organization_name=organization.name,
+        project_id=project.id,
+        project_name=project.name,
+        project_slug=project.slug,
+        is_admin=bool(key.is_admin),
+        last_used_at=key.last_used_at,
+    )
+
+
+def _invalid_key(message: str) -> Forbidden:
+    return Forbidden(
+        "invalid_api_key",
+        message,
+        hint="check that the key was copied whole and is for this server; an administrator can make a new one: luthier keys create",
+    )
+
+
+def is_touch_due(principal: Principal, now: datetime) -> bool:
+    """Tell whether the key's last use should be written down again."""
+    return principal.last_used_at is None or now - principal.last_used_at >= TOUCH_INTERVAL
+
+
+def touch_key(tx: Session, key_id: str, *, now: datetime) -> None:
+    """Write down that a key is in use."""
+    queries.touch_key(tx, key_id, now)
+
+
+def bootstrap(tx: Session, *, master_key: bytes, now: datetime) -> str | None:
+    """Make the first organization, project and admin key; return the key, once. None when that was done before."""
+    if queries.has_organization(tx):
+        return None
+    try:
+        with tx.begin_nested():  # two servers that start at once on PostgreSQL: the slug lets one of them through
+            organization_id = create_organization(tx, name="Default", now=now)
+            project_id = create_project(tx, organization_id=organization_id, name="Default", slug="default", now=now)
+    except Conflict:
+        return None
+    _, secret = create_key(
+        tx, project_id=project_id, name="admin", is_admin=True, expires_at=None, master_key=master_key, now=now
+    )
+    return secret
+
+
+def create_organization(tx: Session, *, name: str, now: datetime) -> str:
+    """Make an organization and return its id."""
+    row = Organization(id=ids.new_id("org"), name=name, created_at=now)
+    tx.add(row)
+    tx.flush()
+    return row.id
+
+
+def create_project(tx: Session, *, organization_id: str, name: str, slug: str, now: datetime) -> str:
+    """Make a project and return its id. Raises Conflict when another has the slug."""
+    row = Project(id=ids.new_id("proj"), organization_id=organization_id, name=name, slug=slug, created_at=now)
+    tx.add(row)
+    try:
+        tx.flush()
+    except IntegrityError:
+        raise Conflict("slug_taken", f"another project has the slug: {slug}", hint="choose another slug") from None
+    return row.id
+
+
+def create_key(
+    tx: Session,
+    *,
+    project_id: str,
+    name: str,
+    is_admin: bool,
+    expires_at: datetime | None,
+    master_key: bytes,
+    now: datetime,
+) -> tuple[KeyView, str]:
+    """Make a key for a project; the secret is returned here and never again."""
+    name = _require_name(name)
+    if expires_at is not None and expires_at <= now:
+        raise InvalidRequest(
+            "invalid_expiry",
+            f"a key cannot expire in the past: {expires_at.isoformat()}",
+            hint="give a later time with its zone, as 2030-01-31T12:00:00Z, or none for a key that does not expire",
+            param="expires_at",
+        )
+    secret = keys.make_secret()
+    row = ApiKey(
+        id=ids.new_id("key"),
+        project_id=project_id,
+        name=name,
+        hint=keys.make_hint(secret),
+        secret_hash=keys.hash_secret(secret, master_key),
+        is_admin=int(is_admin),
+        created_at=now,
+        expires_at=expires_at,
+    )
+    tx.add(row)
+    tx.flush()
+    return _view(row), secret
+
+
+def _require_name(name: str) -> str:
+    name = name.strip()
+    if not name or len(name) > KEY_NAME_MAX_LENGTH or not name.isprintable():
+        raise InvalidRequest(
+            "invalid_name",
+            f"a key's name has 1 to {KEY_NAME_MAX_LENGTH} printable characters: {name[:KEY_NAME_MAX_LENGTH]!r}",
+            hint="name it after who or what will use it, e.g. ci or anna-laptop",
+            param="name",
+        )
+    return name
+
+
+def list_keys(tx: Session, project_id: str) -> list[KeyView]:
+    """Return a project's keys, revoked and expired ones too, oldest first."""
+    return [_view(row) for row in queries.list_keys(tx, project_id)]
+
+
+def revoke_key(tx: Session, project_id: str, key_id: str, *, now: datetime) -> KeyView:
+    """End a key for good; repeating it changes nothing.
+
+    Raises NotFound, and Conflict for the last admin key that works: nobody could make another.
+    """
+    row = queries.find_key(tx, project_id, key_id)
+    if row is None:
+        raise NotFound("key_not_found", f"there is no API key: {key_id}", hint="list the keys with GET /api/keys")
+    if row.revoked_at is not None:
+        return _view(row)
+    if list(queries.lock_usable_admin_key_ids(tx, project_id, now)) == [key_id]:
+        raise Conflict(
+            "last_admin_key",
+            f"this is the last admin key of the project: {row.hint}",
+            hint="make another admin key first, then revoke this one",
+        )
+    row.revoked_at = now
+    return _view(row)
+
+
+def _view(row: ApiKey) -> KeyView:
+    return KeyView(
+        id=row.id,
+        project_id=row.project_id,
+        name=row.name,
+        hint=row.hint,
+        is_admin=bool(row.is_admin),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        last_used_at=row.last_used_at,
+    )
