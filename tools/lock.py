@@ -12,7 +12,8 @@ from importlib.metadata import distributions
 def main() -> None:
     """Print one ``name==version`` a line, sorted."""
     versions = {
-        re.sub(r"[-_.]+", "-", dist.metadata["Name"]).lower(): dist.version.partition("+")[0] for dist in distributions()
+        re.sub(r"[-_.]+", "-", dist.metadata["Name"]).lower(): dist.version.partition("+")[0]
+        for dist in distributions()
     }
     versions.pop("luthier", None)
     print("# Written by `make lock`: the versions that the tests ran with.")

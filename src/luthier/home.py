@@ -8,11 +8,14 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from luthier.errors import Conflict
-from luthier.settings import Settings
+
+if TYPE_CHECKING:  # pydantic takes 0.3 s to import, and the CLI reads its credentials here
+    from luthier.settings import Settings
 
 MASTER_KEY_BYTES = 32
 

@@ -31,9 +31,7 @@ def _redact_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableM
 def configure(*, level: str = "info", as_json: bool = False) -> None:
     """Send every log line to stderr: for people on a terminal, as JSON where a collector reads it."""
     renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     structlog.configure(
         processors=[
@@ -52,5 +50,5 @@ def configure(*, level: str = "info", as_json: bool = False) -> None:
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """Return the logger of a module; ``name`` is shown with each line."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger=name)
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(module=name)
     return logger

@@ -33,7 +33,8 @@ class Settings(BaseSettings):
         default=None, description="Base URL under which clients reach the server; default: from the request"
     )
     database_url: str | None = Field(
-        default=None, description="SQLAlchemy URL; default: SQLite at HOME/luthier.db (postgresql+psycopg://… also works)"
+        default=None,
+        description="SQLAlchemy URL; default: SQLite at HOME/luthier.db (postgresql+psycopg://… also works)",
     )
     storage_url: str | None = Field(
         default=None, description="Where bytes are kept, as file:///path; default: HOME/objects"
@@ -69,7 +70,8 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Device that jobs train on")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="Arithmetic of the forward and backward pass; auto: bf16 where the device has it natively"
+        default="auto",
+        description="Arithmetic of the forward and backward pass; auto: bf16 where the device has it natively",
     )
     worker_threads: int | None = Field(default=None, ge=1, description="CPU threads a worker; default: cores / slots")
     worker_python: Path | None = Field(

@@ -27,7 +27,9 @@ def create_engine(url: str) -> sa.Engine:
         return _create_sqlite_engine(parsed)
     if parsed.get_backend_name() == "postgresql":
         return sa.create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True)
-    msg = f"unsupported database: {parsed.get_backend_name()}; use sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME"
+    msg = (
+        f"unsupported database: {parsed.get_backend_name()}; use sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME"
+    )
     raise UnsupportedDatabase(msg)
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 from sqlalchemy import REAL, BigInteger, Dialect, Double, Integer, MetaData, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.types import TypeEngine
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -21,7 +22,7 @@ Int64 = BigInteger().with_variant(Integer(), "sqlite")
 Nanos = Int64
 
 # STRICT tables know REAL, not DOUBLE; both are IEEE 754 binary64.
-Float64 = Double().with_variant(REAL(), "sqlite")
+Float64: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
 
 
 class UtcTime(TypeDecorator[datetime]):

@@ -23,7 +23,7 @@ class _Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
     at: float = msgspec.field(default_factory=time.time)  # seconds since 1970, UTC
 
 
-class Started(_Message, tag="started"):
+class Started(_Message, frozen=True, tag="started"):
     """The worker is alive and has read its spec."""
 
     pid: int
@@ -33,14 +33,14 @@ class Started(_Message, tag="started"):
     versions: dict[str, str]
 
 
-class ModelLoaded(_Message, tag="model_loaded"):
+class ModelLoaded(_Message, frozen=True, tag="model_loaded"):
     """Weights are in memory; parameters are counted."""
 
     param_count: int
     trainable_param_count: int
 
 
-class TrainingStarted(_Message, tag="training_started"):
+class TrainingStarted(_Message, frozen=True, tag="training_started"):
     """The first step begins. ``train_tokens`` are those of one epoch."""
 
     total_steps: int
@@ -49,7 +49,7 @@ class TrainingStarted(_Message, tag="training_started"):
     resumed_step: int = 0
 
 
-class Metric(_Message, tag="metric"):
+class Metric(_Message, frozen=True, tag="metric"):
     """Numbers of one optimizer step (``train``) or one evaluation (``eval``).
 
     ``tokens`` is the count of trained-on sequence tokens that the step consumed, padding excluded.
@@ -66,7 +66,7 @@ class Metric(_Message, tag="metric"):
     seconds_remaining: float | None = None
 
 
-class EpochComplete(_Message, tag="epoch_complete"):
+class EpochComplete(_Message, frozen=True, tag="epoch_complete"):
     """All rows of epoch number ``epoch`` (from 1) were seen."""
 
     epoch: int
@@ -81,7 +81,7 @@ class FileEntry(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class CheckpointSaved(_Message, tag="checkpoint"):
+class CheckpointSaved(_Message, frozen=True, tag="checkpoint"):
     """A complete, fsynced, intermediate checkpoint: an archive of loadable weights."""
 
     step: int
@@ -90,13 +90,13 @@ class CheckpointSaved(_Message, tag="checkpoint"):
     eval_loss: float | None = None
 
 
-class Exporting(_Message, tag="exporting"):
+class Exporting(_Message, frozen=True, tag="exporting"):
     """Training is over; outputs are being written and compressed."""
 
     step: int
 
 
-class Exported(_Message, tag="exported"):
+class Exported(_Message, frozen=True, tag="exported"):
     """One complete output archive (.tar.zst under output/). ``model``: full weights; ``merged``: base + adapter."""
 
     kind: Literal["adapter", "merged", "model"]
@@ -105,14 +105,14 @@ class Exported(_Message, tag="exported"):
     weights_sha256: str  # of the safetensors bytes, file by file in name order
 
 
-class Notice(_Message, tag="notice"):
+class Notice(_Message, frozen=True, tag="notice"):
     """Something that the user should know, and that does not stop the job."""
 
     message: str
     step: int | None = None
 
 
-class Finished(_Message, tag="finished"):
+class Finished(_Message, frozen=True, tag="finished"):
     """The last message of a run that did its work. ``stopped``: on request, after ``step``."""
 
     step: int
@@ -120,7 +120,7 @@ class Finished(_Message, tag="finished"):
     stopped: bool = False
 
 
-class Failed(_Message, tag="failed"):
+class Failed(_Message, frozen=True, tag="failed"):
     """The last message of a run that could not. ``kind`` says whose turn it is.
 
     data, hyperparameters: the inputs are at fault. out_of_memory, non_finite_loss, disk,
