@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 State = Literal[
     "pending",
@@ -48,7 +48,7 @@ TABLE: Final[dict[tuple[State, State], str]] = {
     ("cancel_requested", "error"): "job_error",
 }
 
-STATES: Final[tuple[State, ...]] = State.__args__  # type: ignore[attr-defined]  # a Literal's values
+STATES: Final[tuple[State, ...]] = get_args(State)
 TERMINAL: Final = frozenset[State]({"cancelled", "error", "user_error", "completed"})
 LEASED: Final = frozenset[State]({"running", "compressing", "uploading", "cancel_requested"})
 LIVE: Final = frozenset(STATES) - TERMINAL
@@ -56,6 +56,12 @@ LIVE: Final = frozenset(STATES) - TERMINAL
 
 class IllegalMove(AssertionError):
     """A move that the table does not have was asked for: our own fault."""
+
+
+def parse(text: str) -> State:
+    """Return a state as read from a row."""
+    assert text in STATES, f"unknown state: {text}"
+    return text
 
 
 def get_event_type(old: State, new: State) -> str:

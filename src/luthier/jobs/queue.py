@@ -1,0 +1,104 @@
+"""The queue: jobs are claimed oldest first, under a lease with a fencing token.
+
+Every claim and every adoption raises the token, so a supervisor (or a worker) that was away for too
+long can be told from the one that took over: its writes raise LeaseLost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import cast
+
+import msgspec
+
+from luthier.db import Session
+from luthier.jobs import moves, queries, states
+from luthier.jobs.schemas import Claim
+from luthier.jobs.tables import Job
+from luthier.protocol.spec import Hyperparameters
+
+
+class LeaseLost(Exception):
+    """The job is over, or another supervisor has taken it; nothing may be written under the old token."""
+
+
+def claim(tx: Session, *, owner: str, lease_s: float, now: datetime) -> Claim | None:
+    """Take the job that has waited longest, or return None when none is queued."""
+    job = queries.lock_oldest_queued(tx)
+    if job is None:
+        return None
+    job.started_at = now
+    _lease(job, owner=owner, lease_s=lease_s, now=now)
+    moves.advance(tx, job, "running", f"Job started at {moves.format_time(now)}", now=now)
+    return _view(job)
+
+
+def adopt(tx: Session, *, owner: str, lease_s: float, now: datetime, held: Collection[str] = ()) -> list[Claim]:
+    """Take over, each with a new token, the jobs that this owner left behind and those whose lease ran out.
+
+    ``held`` names the jobs that the caller runs already and keeps as they are.
+    """
+    jobs = queries.lock_adoptable(tx, owner=owner, now=now, held=held)
+    for job in jobs:
+        _lease(job, owner=owner, lease_s=lease_s, now=now)
+    tx.flush()
+    return [_view(job) for job in jobs]
+
+
+def renew(tx: Session, job_id: str, *, token: int, lease_s: float, now: datetime) -> bool:
+    """Prolong a lease. False: it is gone, and the caller must stop its worker."""
+    return queries.renew_lease(tx, job_id, token=token, expires_at=now + timedelta(seconds=lease_s))
+
+
+def list_held(tx: Session, owner: str) -> list[Claim]:
+    """Return the jobs that this owner holds, as they are now: a cancellation shows in ``state``."""
+    return [_view(job) for job in queries.list_leased(tx, owner)]
+
+
+def require_lease(tx: Session, job_id: str, token: int) -> None:
+    """Lock the job and make sure that it is held under this token. Raises LeaseLost.
+
+    First statement of every guarded write: what follows in the transaction is then fenced.
+    """
+    lock_leased(tx, job_id, token)
+
+
+def lock_leased(tx: Session, job_id: str, token: int) -> Job:
+    """Do what ``require_lease`` does and return the row, for the modules of this domain."""
+    job = queries.lock_job(tx, job_id)
+    if job is None or job.lease_owner is None or job.lease_token != token:
+        held = "the job is unknown" if job is None else f"state {job.state}, token {job.lease_token}"
+        msg = f"{job_id}: token {token} holds no lease ({held})"
+        raise LeaseLost(msg)
+    return job
+
+
+def _lease(job: Job, *, owner: str, lease_s: float, now: datetime) -> None:
+    job.lease_owner = owner
+    job.lease_token += 1
+    job.lease_expires_at = now + timedelta(seconds=lease_s)
+
+
+def _view(job: Job) -> Claim:
+    return Claim(
+        job_id=job.id,
+        token=job.lease_token,
+        project_id=job.project_id,
+        state=states.parse(job.state),
+        created_at=job.created_at,
+        started_at=cast("datetime", job.started_at),
+        cancel_requested_at=job.cancel_requested_at,
+        base_model=job.base_model,
+        hyperparameters=msgspec.convert(job.hyperparameters, Hyperparameters),
+        training_file_id=job.training_file_id,
+        validation_file_id=job.validation_file_id,
+        train_tokenization=cast("str", job.train_tokenization),
+        validation_tokenization=job.validation_tokenization,
+        output_name=job.output_name,
+        journal_offset=job.journal_offset,
+        step=job.step,
+        total_steps=job.total_steps,
+        tokens_done=job.tokens_done,
+        heard_at=job.heard_at,
+    )
