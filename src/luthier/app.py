@@ -1,1 +1,57 @@
-"""The map of the HTTP surface."""
+"""The map of the HTTP surface: every router, layer and handler in one list."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from fastapi import FastAPI
+
+from luthier import home
+from luthier.api import errors, health
+from luthier.api.context import Services
+from luthier.api.edge import Edge
+from luthier.api.limits import BodyLimits
+from luthier.api.metrics import HttpMetrics
+from luthier.api.platform import keys
+from luthier.clock import Clock, SystemClock
+from luthier.db import Database
+from luthier.settings import Settings
+from luthier.storage import ObjectStore, open_store
+
+ROUTERS = (
+    health.router,
+    keys.router,
+)
+
+
+def build_app(
+    settings: Settings,
+    *,
+    database: Database | None = None,
+    store: ObjectStore | None = None,
+    clock: Clock | None = None,
+) -> FastAPI:
+    """Return the application. The database's schema must be up to date; what is missing under home is made."""
+    app = FastAPI(
+        title="Luthier",
+        version=metadata.version("luthier"),
+        summary="Fine-tuning as a service that anyone can run",
+        description="`/v1` and `/v3` speak the dialect of the Together clients; `/api` is Luthier's own.",
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = Services(
+        settings=settings,
+        database=database or Database(settings.resolved_database_url),
+        store=store or open_store(settings),
+        clock=clock or SystemClock(),
+        master_key=home.prepare(settings),
+    )
+    app.state.metrics = HttpMetrics()
+    app.add_middleware(BodyLimits, max_bytes=settings.request_body_max_bytes)
+    app.add_middleware(Edge, metrics=app.state.metrics)  # added last: outermost
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app

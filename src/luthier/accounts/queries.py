@@ -16,6 +16,11 @@ def has_organization(tx: Session) -> bool:
     return tx.execute(sa.select(Organization.id).limit(1)).first() is not None
 
 
+def get_first_project_id(tx: Session) -> str:
+    """Return the oldest project, which the first start made."""
+    return tx.execute(sa.select(Project.id).order_by(Project.created_at, Project.id).limit(1)).scalar_one()
+
+
 def find_key_by_hash(tx: Session, secret_hash: bytes) -> tuple[ApiKey, Project, Organization] | None:
     """Return a key with its project and organization."""
     row = tx.execute(
@@ -24,7 +29,10 @@ def find_key_by_hash(tx: Session, secret_hash: bytes) -> tuple[ApiKey, Project, 
         .join(Organization, Organization.id == Project.organization_id)
         .where(ApiKey.secret_hash == secret_hash)
     ).first()
-    return None if row is None else row.tuple()
+    if row is None:
+        return None
+    key, project, organization = row
+    return key, project, organization
 
 
 def list_keys(tx: Session, project_id: str) -> Sequence[ApiKey]:

@@ -100,6 +100,18 @@ def bootstrap(tx: Session, *, master_key: bytes, now: datetime) -> str | None:
             project_id = create_project(tx, organization_id=organization_id, name="Default", slug="default", now=now)
     except Conflict:
         return None
+    return _create_admin_key(tx, project_id, master_key, now)
+
+
+def create_operator_key(tx: Session, *, master_key: bytes, now: datetime) -> str:
+    """Make another admin key for the first project, whose own was lost; return it, once.
+
+    For who has the home directory at hand: whoever can read the master key may do everything anyway.
+    """
+    return _create_admin_key(tx, queries.get_first_project_id(tx), master_key, now)
+
+
+def _create_admin_key(tx: Session, project_id: str, master_key: bytes, now: datetime) -> str:
     _, secret = create_key(
         tx, project_id=project_id, name="admin", is_admin=True, expires_at=None, master_key=master_key, now=now
     )

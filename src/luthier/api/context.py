@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
 
 from luthier.clock import Clock
 from luthier.db import Database
@@ -19,3 +22,11 @@ class Services:
     store: ObjectStore
     clock: Clock
     master_key: bytes
+
+
+async def get_services(request: Request) -> Services:
+    """Return the process's services. Async only so that it does not cost a hop to a thread."""
+    return cast("Services", request.app.state.services)
+
+
+ServicesParam = Annotated[Services, Depends(get_services)]

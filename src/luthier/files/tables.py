@@ -30,7 +30,7 @@ class Upload(Base):
 
 
 class File(Base):
-    """A file whose bytes are kept. ``processing_status`` as in the API: PENDING (never asked), QUEUED, RUNNING, …"""
+    """A file whose bytes are kept. ``processing_status`` as in the API; PENDING: its validation was never asked for."""
 
     __tablename__ = "files"
     __table_args__ = (

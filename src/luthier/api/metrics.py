@@ -1,0 +1,30 @@
+"""What Prometheus is told of the HTTP surface."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+# From a cached read to an upload of many gigabytes.
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class HttpMetrics:
+    """Counts and latencies by route template, in a registry of its own: one process may hold several apps."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "luthier_http_requests", "Requests answered", ("method", "route", "status"), registry=self.registry
+        )
+        self._latency = Histogram(
+            "luthier_http_request_seconds",
+            "Time from a request's head to its answer's end",
+            ("method", "route"),
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+
+    def observe(self, *, method: str, route: str, status: int, duration_s: float) -> None:
+        """Count one request."""
+        self._requests.labels(method=method, route=route, status=str(int(status))).inc()
+        self._latency.labels(method=method, route=route).observe(duration_s)
