@@ -1,0 +1,204 @@
+"""Fine-tuning jobs in the Together dialect."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Body, Header, Query
+from fastapi.concurrency import run_in_threadpool
+
+from luthier.accounts.service import Principal
+from luthier.api.auth import PrincipalParam
+from luthier.api.context import Services, ServicesParam
+from luthier.api.together import jobs_view as view
+from luthier.api.together.dialect import DialectParam
+from luthier.api.together.metric_filter import MetricFilterParam
+from luthier.api.together.request_schema import EstimateBody, JobBody, document_body
+from luthier.artifacts import service as artifacts
+from luthier.billing.pricing import NANOS_A_DOLLAR, Quote
+from luthier.errors import InvalidRequest, Unavailable
+from luthier.jobs import log
+from luthier.jobs import service as jobs
+from luthier.jobs.request import JobRequest
+from luthier.jobs.schemas import Estimate
+
+ESTIMATE_PAUSES_S = (0.1, 0.2, 0.5)  # the last one repeats: tokenising takes from half a second to minutes
+ESTIMATE_RETRY_AFTER_S = 5
+
+router = APIRouter(prefix="/v1/fine-tunes", tags=["fine-tuning"])
+
+
+class Deleted(view.WireModel):
+    """What was deleted."""
+
+    message: str
+
+
+class PriceEstimate(view.WireModel):
+    """The price of a job that runs to its end, in dollars; it is the final price.
+
+    The numbers are there in any case, because older clients require them; without an estimate they are 0.
+    """
+
+    estimation_available: bool
+    unavailable_reason: str | None = None
+    estimated_total_price: float = 0.0
+    estimated_train_token_count: int = 0
+    estimated_eval_token_count: int = 0
+    allowed_to_proceed: bool = True
+    user_limit: float = 0.0
+
+
+JsonBody = Annotated[dict[str, Any], Body()]
+
+
+@router.post("", response_model_exclude_unset=True, openapi_extra=document_body(JobBody))
+def create_job(
+    principal: PrincipalParam,
+    services: ServicesParam,
+    body: JsonBody,
+    background: BackgroundTasks,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> view.Job:
+    """Start a fine-tuning job; the same request repeated, because its answer was lost, starts no second one."""
+    request = JobRequest.from_body(body)
+    now = services.clock.now()
+    with services.database.transaction() as tx:
+        job = jobs.create(tx, principal, request, now=now, idempotency_key=idempotency_key)
+    background.add_task(_mark_delivered, services, job.id)  # runs once the answer has left
+    return view.describe_job(job)
+
+
+def _mark_delivered(services: Services, job_id: str) -> None:
+    with services.database.transaction() as tx:
+        jobs.mark_delivered(tx, job_id, now=services.clock.now())
+
+
+@router.get("", response_model_exclude_unset=True)
+def list_jobs(
+    principal: PrincipalParam,
+    services: ServicesParam,
+    limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
+    after: Annotated[str | None, Query(description="Id of the last job that was received")] = None,
+) -> view.JobList:
+    """List the project's jobs, oldest first."""
+    with services.database.read() as tx:
+        found = jobs.list_jobs(tx, principal.project_id, limit=limit, after=after)
+    return view.JobList(object="list", data=[view.describe_job(job) for job in found])
+
+
+@router.post("/estimate-price", response_model_exclude_none=True, openapi_extra=document_body(EstimateBody))
+async def estimate_price(principal: PrincipalParam, services: ServicesParam, body: JsonBody) -> PriceEstimate:
+    """Tell what a job would cost; waits a while for the file to be checked and its tokens counted."""
+    estimate = await _wait_for_estimate(services, principal, JobRequest.from_body(body))
+    if estimate.quote is not None:
+        return _describe_quote(estimate.quote, n_evals=body.get("n_evals") or 0)
+    if estimate.reason is not None:
+        return PriceEstimate(estimation_available=False, unavailable_reason=estimate.reason)
+    raise InvalidRequest("estimate_impossible", estimate.message or "there is no price", hint=estimate.hint)
+
+
+def _describe_quote(quote: Quote, *, n_evals: int) -> PriceEstimate:
+    eval_tokens = n_evals * quote.validation_tokens
+    return PriceEstimate(
+        estimation_available=True,
+        estimated_total_price=quote.price_nanos / NANOS_A_DOLLAR,
+        estimated_train_token_count=quote.billed_tokens - eval_tokens,
+        estimated_eval_token_count=eval_tokens,
+    )
+
+
+async def _wait_for_estimate(services: Services, principal: Principal, request: JobRequest) -> Estimate:
+    """Ask until there is an answer. No session is held while waiting.
+
+    Raises Unavailable, with what is waited for, after ``estimate_wait_s``.
+    """
+    deadline = time.monotonic() + services.settings.estimate_wait_s
+    pauses = list(ESTIMATE_PAUSES_S)
+    while True:
+        estimate = await run_in_threadpool(_estimate, services, principal, request)
+        if estimate.status != "waiting":
+            return estimate
+        pause_s = pauses.pop(0) if len(pauses) > 1 else pauses[0]
+        if time.monotonic() + pause_s > deadline:
+            raise Unavailable(
+                "estimate_not_ready",
+                estimate.message or "the price is not known yet",
+                hint=estimate.hint or "ask again, or create the job: it is priced before it trains",
+                retry_after_s=ESTIMATE_RETRY_AFTER_S,
+            )
+        await asyncio.sleep(pause_s)
+
+
+def _estimate(services: Services, principal: Principal, request: JobRequest) -> Estimate:
+    with services.database.transaction() as tx:
+        return jobs.estimate(tx, principal, request, now=services.clock.now())
+
+
+@router.get("/{job_id}", response_model_exclude_unset=True)
+def get_job(principal: PrincipalParam, services: ServicesParam, dialect: DialectParam, job_id: str) -> view.Job:
+    """Show one job with its events."""
+    with services.database.read() as tx:
+        job = jobs.get_job(tx, principal.project_id, job_id)
+        events = log.list_events(tx, job.id)
+    return view.describe_job(job, [view.describe_event(job.id, event, dialect) for event in events])
+
+
+@router.delete("/{job_id}")
+def delete_job(
+    principal: PrincipalParam, services: ServicesParam, job_id: str, *, force: Annotated[bool, Query()] = False
+) -> Deleted:
+    """Delete a job; one that is not over needs ``force``, which cancels it first."""
+    with services.database.transaction() as tx:
+        jobs.delete(tx, principal.project_id, job_id, force=force, now=services.clock.now())
+    return Deleted(message=f"Deleted fine-tuning job {job_id}")
+
+
+@router.post("/{job_id}/cancel", response_model_exclude_unset=True)
+def cancel_job(principal: PrincipalParam, services: ServicesParam, job_id: str) -> view.Job:
+    """Cancel a job; the step that runs is finished first."""
+    with services.database.transaction() as tx:
+        job = jobs.cancel(tx, principal.project_id, job_id, now=services.clock.now())
+    return view.describe_job(job)
+
+
+@router.get("/{job_id}/events")
+def list_events(
+    principal: PrincipalParam, services: ServicesParam, dialect: DialectParam, job_id: str
+) -> view.EventList:
+    """List a job's events, oldest first."""
+    with services.database.read() as tx:
+        job = jobs.get_job(tx, principal.project_id, job_id)
+        events = log.list_events(tx, job.id)
+    return view.EventList(data=[view.describe_event(job.id, event, dialect) for event in events])
+
+
+@router.get("/{job_id}/checkpoints")
+def list_checkpoints(principal: PrincipalParam, services: ServicesParam, job_id: str) -> view.CheckpointList:
+    """List the archives of a job that can be downloaded, by step."""
+    with services.database.read() as tx:
+        job = jobs.get_job(tx, principal.project_id, job_id)
+        found = artifacts.list_for_job(tx, principal.project_id, job.id)
+    return view.CheckpointList(data=[view.describe_checkpoint(one, job.output_name) for one in found])
+
+
+@router.get("/{job_id}/metrics")
+def list_metrics(
+    principal: PrincipalParam, services: ServicesParam, job_id: str, wanted: MetricFilterParam
+) -> view.MetricList:
+    """List a job's metrics in the order in which they were logged."""
+    with services.database.read() as tx:
+        job = jobs.get_job(tx, principal.project_id, job_id)
+        found = log.list_metrics(
+            tx,
+            job.id,
+            step_from=wanted.global_step_from,
+            step_to=wanted.global_step_to,
+            logged_from=wanted.logged_at_from,
+            logged_to=wanted.logged_at_to,
+        )
+    if wanted.resolution is not None:
+        found = view.sample_metrics(found, wanted.resolution)
+    return view.MetricList(metrics=view.describe_metrics(found))
