@@ -16,6 +16,11 @@ def format_time(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def describe_failure(message: str, hint: str | None) -> str:
+    """Write the last event of a job that failed: what happened, what it cost, what can be done."""
+    return f"{message}; nothing was charged" + (f"; hint: {hint}" if hint else "")
+
+
 def advance(
     tx: Session,
     job: Job,

@@ -91,5 +91,5 @@ def _describe(job: Job, outcome: Outcome, charged_nanos: int, now: datetime) -> 
         price = pricing.format_dollars(charged_nanos)
         charged = f"{price} charged for the completed steps" if charged_nanos else "nothing was charged"
         return f"Job stopped at {moves.format_time(now)} {steps}; {charged}"
-    hint = f"; hint: {outcome.hint}" if outcome.hint else ""
-    return f"{outcome.message}; nothing was charged{hint}"
+    assert outcome.message is not None, f"{job.id} ends in {outcome.state} without a reason"
+    return moves.describe_failure(outcome.message, outcome.hint)

@@ -69,9 +69,10 @@ def list_ids_in_state(tx: Session, state: states.State) -> Sequence[str]:
     return tx.execute(sa.select(Job.id).where(Job.state == state).order_by(*_OLDEST_FIRST)).scalars().all()
 
 
-def count_in_states(tx: Session, wanted: Collection[states.State]) -> int:
-    """Count all jobs in any of these states."""
-    return tx.execute(sa.select(sa.func.count()).where(Job.state.in_(wanted))).scalar_one()
+def count_by_state(tx: Session, wanted: Collection[states.State]) -> dict[states.State, int]:
+    """Count all jobs in these states."""
+    statement = sa.select(Job.state, sa.func.count()).where(Job.state.in_(wanted)).group_by(Job.state)
+    return {states.parse(state): count for state, count in tx.execute(statement)}
 
 
 def find_live_job_using_file(tx: Session, file_id: str) -> str | None:
@@ -143,7 +144,7 @@ def insert_metrics(tx: Session, rows: list[dict[str, object]]) -> None:
     tx.execute(sa.insert(Metric), rows)
 
 
-def list_events(tx: Session, job_id: str, *, after: int, limit: int | None) -> Sequence[sa.Row[Any]]:
+def list_events(tx: Session, job_id: str, *, after: int, limit: int | None) -> Sequence[sa.Row[*tuple[Any, ...]]]:
     """Read a job's log from number ``after`` (excluded) on."""
     columns = (Event.seq, Event.created_at, Event.type, Event.level, Event.message, Event.step, Event.data)
     statement = sa.select(*columns).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(limit)
@@ -160,7 +161,7 @@ def list_metrics(
     logged_from: datetime | None,
     logged_to: datetime | None,
     limit: int | None,
-) -> Sequence[sa.Row[Any]]:
+) -> Sequence[sa.Row[*tuple[Any, ...]]]:
     """Read a job's metrics from number ``after`` (excluded) on; the bounds are included."""
     columns = (
         Metric.seq,
@@ -186,10 +187,10 @@ def list_metrics(
     return tx.execute(statement.order_by(Metric.seq).limit(limit)).all()
 
 
-def lock_idempotency(tx: Session, api_key_id: str, key: str) -> Idempotency | None:
-    """Read what is kept for a repeated create."""
+def lock_idempotency(tx: Session, api_key_id: str, key: str) -> Idempotency:
+    """Read what is kept for a create that was made before, and keep others from changing it."""
     statement = sa.select(Idempotency).where(Idempotency.api_key_id == api_key_id, Idempotency.key == key)
-    return tx.execute(statement.with_for_update(), execution_options={"populate_existing": True}).scalar_one_or_none()
+    return tx.execute(statement.with_for_update(), execution_options={"populate_existing": True}).scalar_one()
 
 
 def mark_delivered(tx: Session, job_id: str, *, now: datetime) -> None:

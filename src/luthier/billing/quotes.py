@@ -1,0 +1,193 @@
+"""Exact token counts for prices: asked for by content, worked out once by a chore, kept for good.
+
+A row goes queued → running → ready; ``rejected`` when the data cannot be trained on (for good), ``failed``
+when we could not do it in ``MAX_ATTEMPTS`` (a new request tries again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from sqlalchemy.exc import IntegrityError
+
+from luthier.billing import queries
+from luthier.billing.tables import Tokenization
+from luthier.datasets import tokens
+from luthier.db import Session
+
+MAX_ATTEMPTS = 3  # a machine that was short of memory for a moment is tried again; one that always is, is not
+
+TrainOnInputs = Literal["auto", "true", "false"]
+
+
+@dataclass(frozen=True)
+class TokenizationView:
+    """The state of one count. ``counts`` is there when ready, ``error`` (code, message, hint) when rejected or failed."""
+
+    key: str
+    status: Literal["queued", "running", "ready", "rejected", "failed"]
+    model: str
+    object_key: str | None
+    counts: Mapping[str, int | list[int]] | None
+    error: Mapping[str, str | None] | None
+
+
+@dataclass(frozen=True)
+class TokeniseOrder:
+    """One file to tokenise. The model's folder is looked up by name when the work starts."""
+
+    key: str
+    file_sha256: str
+    file_object_key: str
+    model: str
+    max_seq_length: int
+    train_on_inputs: TrainOnInputs
+
+
+def request(
+    tx: Session,
+    *,
+    file_sha256: str,
+    file_object_key: str,
+    model: str,
+    tokenizer_digest: str,
+    max_seq_length: int,
+    train_on_inputs: bool | Literal["auto"],
+    now: datetime,
+    asked_before: str | None = None,
+) -> TokenizationView:
+    """Ask for the counts of this content under these settings; the same again changes nothing.
+
+    One that failed by our fault is queued again with all its attempts, unless its key is ``asked_before``:
+    then the caller has waited for just this, and is to be told.
+    """
+    spelled = spell(train_on_inputs)
+    key = tokens.make_key(file_sha256, tokenizer_digest, max_seq_length, spelled)
+    row = queries.find_row_for_update(tx, key)
+    if row is None:
+        fresh = Tokenization(
+            key=key,
+            file_sha256=file_sha256,
+            file_object_key=file_object_key,
+            model=model,
+            tokenizer_digest=tokenizer_digest,
+            max_seq_length=max_seq_length,
+            train_on_inputs=spelled,
+            created_at=now,
+            status="queued",
+            attempts=0,
+        )
+        row = _insert(tx, fresh)
+    if row.status == "failed" and key != asked_before:
+        row.status, row.attempts, row.error, row.claimed_until = "queued", 0, None, None
+    if row.status == "queued":
+        # The same bytes and tokenizer may be known by other names now, and the former ones be gone.
+        row.file_object_key, row.model = file_object_key, model
+    return _view(row)
+
+
+def _insert(tx: Session, fresh: Tokenization) -> Tokenization:
+    try:
+        with tx.begin_nested():
+            tx.add(fresh)
+    except IntegrityError:  # another transaction asked for it meanwhile (PostgreSQL)
+        row = queries.find_row_for_update(tx, fresh.key)
+        assert row is not None, f"tokenization {fresh.key} is there and is not"
+        return row
+    return fresh
+
+
+def spell(train_on_inputs: bool | Literal["auto"]) -> TrainOnInputs:  # noqa: FBT001  a value, not a switch
+    """Write the setting as the tokenising command takes it."""
+    if train_on_inputs == "auto":
+        return "auto"
+    return "true" if train_on_inputs else "false"
+
+
+def get(tx: Session, key: str) -> TokenizationView:
+    """Return a tokenization that was requested."""
+    row = queries.find_row(tx, key)
+    assert row is not None, f"tokenization {key} was never requested"
+    return _view(row)
+
+
+def claim(tx: Session, *, now: datetime, claim_s: float) -> TokeniseOrder | None:
+    """Take the oldest request for ``claim_s`` seconds; None when there is none.
+
+    A claim that ran out without an answer is handed out again; after the last one the row has failed.
+    """
+    while (row := queries.find_claimable_row(tx, now)) is not None:
+        if row.attempts < MAX_ATTEMPTS:
+            row.status = "running"
+            row.attempts += 1
+            row.claimed_until = now + timedelta(seconds=claim_s)
+            return _order(row)
+        _fail(row, f"counting the tokens was interrupted {row.attempts} times")
+        tx.flush()  # the next query must not find it
+    return None
+
+
+def record(tx: Session, key: str, *, object_key: str, counts: Mapping[str, object], now: datetime) -> None:
+    """Keep the counts, and where the tokens are. Twice is as good as once: the same key gives the same tokens."""
+    del now  # what is kept does not depend on when
+    row = _get_row(tx, key)
+    row.status, row.claimed_until, row.error = "ready", None, None
+    row.object_key = object_key
+    row.counts = dict(counts)
+
+
+def reject(tx: Session, key: str, error: Mapping[str, str | None], *, now: datetime) -> None:
+    """Keep why the data cannot be trained on (code, message, hint); no other attempt is made."""
+    del now  # see record
+    row = _get_row(tx, key)
+    if row.status == "running":
+        row.status, row.claimed_until = "rejected", None
+        row.error = dict(error)
+
+
+def fail(tx: Session, key: str, message: str, *, now: datetime) -> None:
+    """Keep why we could not do it; queued again until ``MAX_ATTEMPTS`` are used up."""
+    del now  # see record
+    row = _get_row(tx, key)
+    if row.status != "running":
+        return
+    if row.attempts >= MAX_ATTEMPTS:
+        _fail(row, message)
+    else:
+        row.status, row.claimed_until = "queued", None
+
+
+def _fail(row: Tokenization, message: str) -> None:
+    row.status, row.claimed_until = "failed", None
+    row.error = {"code": "tokenising_failed", "message": message, "hint": "create the job again to try again"}
+
+
+def _get_row(tx: Session, key: str) -> Tokenization:
+    row = queries.find_row_for_update(tx, key)
+    assert row is not None, f"tokenization {key} was never requested"
+    return row
+
+
+def _order(row: Tokenization) -> TokeniseOrder:
+    return TokeniseOrder(
+        key=row.key,
+        file_sha256=row.file_sha256,
+        file_object_key=row.file_object_key,
+        model=row.model,
+        max_seq_length=row.max_seq_length,
+        train_on_inputs=row.train_on_inputs,  # type: ignore[arg-type]  # written by spell
+    )
+
+
+def _view(row: Tokenization) -> TokenizationView:
+    return TokenizationView(
+        key=row.key,
+        status=row.status,  # type: ignore[arg-type]  # written here only
+        model=row.model,
+        object_key=row.object_key,
+        counts=row.counts,
+        error=row.error,
+    )

@@ -1,0 +1,111 @@
+"""A request for a job, as the caller wrote it: JSON values under the wire's names, not judged yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+_KNOWN_PARTS = {
+    "training_type": {"type", "lora_r", "lora_alpha", "lora_dropout", "lora_trainable_modules"},
+    "training_method": {
+        "method",
+        "train_on_inputs",
+        "dpo_beta",
+        "dpo_normalize_logratios_by_length",
+        "dpo_reference_free",
+        "rpo_alpha",
+        "simpo_gamma",
+    },
+    "lr_scheduler": {"lr_scheduler_type", "lr_scheduler_args"},
+    "multimodal_params": {"train_vision"},
+}
+_SECRETS = {"wandb_key", "wandb_api_key", "hf_api_token"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """Every field of a create. None is a field that was not sent, or sent as null.
+
+    Values are JSON as it came: ``hyperparameters.resolve`` judges types and ranges, and tells every
+    problem at once. ``unknown_fields`` are dotted names that this server does not know.
+    """
+
+    model: object = None
+    training_file: object = None
+    validation_file: object = None
+    suffix: object = None
+    n_epochs: object = None
+    n_checkpoints: object = None
+    n_evals: object = None
+    batch_size: object = None
+    gradient_accumulation_steps: object = None
+    learning_rate: object = None
+    lr_scheduler: object = None
+    warmup_ratio: object = None
+    max_grad_norm: object = None
+    weight_decay: object = None
+    random_seed: object = None
+    packing: object = None
+    max_seq_length: object = None
+    training_type: object = None
+    training_method: object = None
+    multimodal_params: object = None
+    early_stopping_enabled: object = None
+    early_stopping_patience: object = None
+    early_stopping_min_delta: object = None
+    early_stopping_warmup_evals: object = None
+    from_checkpoint: object = None
+    from_hf_model: object = None
+    hf_model_revision: object = None
+    hf_api_token: object = None
+    hf_output_repo_name: object = None
+    wandb_key: object = None
+    wandb_api_key: object = None
+    wandb_base_url: object = None
+    wandb_project_name: object = None
+    wandb_name: object = None
+    wandb_entity: object = None
+    unknown_fields: tuple[str, ...] = ()
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, object]) -> Self:
+        """Take the known fields out of a JSON body, and name the others."""
+        known = {field.name for field in fields(cls)} - {"unknown_fields"}
+        unknown = [name for name in body if name not in known]
+        for name, parts in _KNOWN_PARTS.items():
+            value = body.get(name)
+            if isinstance(value, Mapping):
+                unknown += [f"{name}.{part}" for part in value if part not in parts]
+        return cls(
+            **{name: value for name, value in body.items() if name in known}, unknown_fields=tuple(sorted(unknown))
+        )
+
+    def list_sent(self) -> dict[str, object]:
+        """Return the fields that were sent, secrets replaced: what may be kept and shown."""
+        sent = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "unknown_fields"}
+        return {name: "…" if name in _SECRETS and value else value for name, value in sent.items() if value is not None}
+
+    def keep_priced_fields(self) -> Self:
+        """Return a request with the fields that a price depends on, the rest as if it had not been sent.
+
+        The clients fill what they think does not matter with numbers that need not be allowed (a LoRA rank
+        of 16 for every model), so an estimate must not judge them.
+        """
+        training_type = self.training_type
+        if isinstance(training_type, Mapping):
+            training_type = {"type": training_type.get("type")}
+        return replace(
+            type(self)(),
+            model=self.model,
+            training_file=self.training_file,
+            validation_file=self.validation_file,
+            n_epochs=self.n_epochs,
+            n_evals=self.n_evals,
+            packing=self.packing,
+            max_seq_length=self.max_seq_length,
+            training_type=training_type,
+            training_method=self.training_method,
+            from_checkpoint=self.from_checkpoint,
+            from_hf_model=self.from_hf_model,
+        )
