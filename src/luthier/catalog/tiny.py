@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from luthier.catalog import llama
+from luthier.catalog.config import LLAMA, Config, expected_shapes
 
 SEED = 4400
 INIT_STD = 0.02  # what Llama and its kin are initialised with
@@ -22,32 +24,31 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # in this order: ids 0, 1, 2
 CHAT = llama.Chat(bos="<|im_start|>", eos="<|im_end|>", pad="<|endoftext|>", template=CHAT_TEMPLATE)
 
-SHAPE = llama.Shape(
+CONFIG = Config(
+    architectures=(LLAMA,),
+    model_type="llama",
     vocab_size=len(SPECIAL_TOKENS) + 256,
-    context_length=512,
     hidden_size=128,
     intermediate_size=512,
-    layer_count=4,
-    head_count=4,
-    kv_head_count=2,
-    head_size=32,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    max_position_embeddings=512,
     rms_norm_eps=1e-5,
-    rope_theta=10_000.0,
-    ties_embeddings=True,
+    tie_word_embeddings=True,
 )
 
 
 def write_tiny(folder: Path) -> None:
     """Write the model into an existing empty folder."""
-    llama.write_folder(folder, SHAPE, _make_weights(), _make_tokenizer(), CHAT, as_bfloat16=False)
+    llama.write_folder(folder, CONFIG, _make_weights(), _make_tokenizer(), CHAT, as_bfloat16=False)
 
 
-def _make_weights() -> dict[str, NDArray[np.float32]]:
+def _make_weights() -> Iterator[tuple[str, NDArray[np.float32]]]:
     generator = np.random.PCG64(SEED)
-    return {
-        name: np.ones(shape, np.float32) if len(shape) == 1 else _draw_normal(generator, shape)
-        for name, shape in llama.expected_shapes(SHAPE).items()
-    }
+    for name, shape in expected_shapes(CONFIG).items():
+        yield name, np.ones(shape, np.float32) if len(shape) == 1 else _draw_normal(generator, shape)
 
 
 def _draw_normal(generator: np.random.PCG64, shape: tuple[int, ...]) -> NDArray[np.float32]:
