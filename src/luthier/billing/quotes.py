@@ -44,7 +44,7 @@ class TokeniseOrder:
     file_object_key: str
     model: str
     max_seq_length: int
-    train_on_inputs: TrainOnInputs
+    train_on_inputs: TrainOnInputs  # as the tokenising command takes it
 
 
 def request(
@@ -64,8 +64,7 @@ def request(
     One that failed by our fault is queued again with all its attempts, unless its key is ``asked_before``:
     then the caller has waited for just this, and is to be told.
     """
-    spelled = spell(train_on_inputs)
-    key = tokens.make_key(file_sha256, tokenizer_digest, max_seq_length, spelled)
+    key = tokens.make_key(file_sha256, tokenizer_digest, max_seq_length, train_on_inputs)
     row = queries.find_row_for_update(tx, key)
     if row is None:
         fresh = Tokenization(
@@ -75,7 +74,7 @@ def request(
             model=model,
             tokenizer_digest=tokenizer_digest,
             max_seq_length=max_seq_length,
-            train_on_inputs=spelled,
+            train_on_inputs=_spell(train_on_inputs),
             created_at=now,
             status="queued",
             attempts=0,
@@ -100,8 +99,7 @@ def _insert(tx: Session, fresh: Tokenization) -> Tokenization:
     return fresh
 
 
-def spell(train_on_inputs: bool | Literal["auto"]) -> TrainOnInputs:  # noqa: FBT001  a value, not a switch
-    """Write the setting as the tokenising command takes it."""
+def _spell(train_on_inputs: bool | Literal["auto"]) -> TrainOnInputs:  # noqa: FBT001  a value, not a switch
     if train_on_inputs == "auto":
         return "auto"
     return "true" if train_on_inputs else "false"
@@ -178,7 +176,7 @@ def _order(row: Tokenization) -> TokeniseOrder:
         file_object_key=row.file_object_key,
         model=row.model,
         max_seq_length=row.max_seq_length,
-        train_on_inputs=row.train_on_inputs,  # type: ignore[arg-type]  # written by spell
+        train_on_inputs=row.train_on_inputs,  # type: ignore[arg-type]  # written by _spell
     )
 
 
