@@ -128,6 +128,13 @@ def claim(tx: Session, *, now: datetime, claim_s: float) -> TokeniseOrder | None
     return None
 
 
+def renew(tx: Session, key: str, *, now: datetime, claim_s: float) -> None:
+    """Say that a claimed request is still being worked on."""
+    row = _get_row(tx, key)
+    if row.status == "running":
+        row.claimed_until = now + timedelta(seconds=claim_s)
+
+
 def record(tx: Session, key: str, *, object_key: str, counts: Mapping[str, object], now: datetime) -> None:
     """Keep the counts, and where the tokens are. Twice is as good as once: the same key gives the same tokens."""
     del now  # what is kept does not depend on when

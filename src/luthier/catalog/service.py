@@ -148,6 +148,13 @@ def claim_fetch(tx: Session, *, now: datetime, claim_s: float) -> FetchOrder | N
     return None
 
 
+def renew_fetch(tx: Session, name: str, *, now: datetime, claim_s: float) -> None:
+    """Say that a claimed fetch is still under way."""
+    row = queries.find_row_for_update(tx, name)
+    if row is not None and row.status == "fetching":
+        row.claimed_until = now + timedelta(seconds=claim_s)
+
+
 def record_fetch(tx: Session, name: str, result: dict[str, Any], *, now: datetime) -> None:
     """Keep what a fetch answered, the RESULT document as it is: ready, or its error (see ``fail_fetch``).
 

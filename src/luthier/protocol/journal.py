@@ -215,6 +215,8 @@ def read(path: Path, offset: int = 0) -> tuple[list[tuple[int, Message]], int]:
         try:
             messages.append((offset, _decoder.decode(line)))
         except msgspec.MsgspecError as error:
+            if messages:
+                break  # what came before is good: the next read begins at the bad line and raises
             msg = f"{path}: byte {offset}: {error}"
             raise JournalCorrupt(msg) from error
         offset += len(line)
