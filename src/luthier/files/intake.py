@@ -1,0 +1,81 @@
+"""One file's bytes on their way into the store: hashed and written as they come, in bounded memory.
+
+While a block is hashed and written by two threads, the event loop collects the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from luthier.storage import ObjectStore, ObjectWriter
+
+# A hand-over between threads costs about 0.1 ms; a block of this size takes a few milliseconds to hash.
+BLOCK_BYTES = 4 * 1024 * 1024
+
+
+class Intake:
+    """Takes bytes in order. At most two blocks are in memory: one collected, one being worked on."""
+
+    def __init__(self, writer: ObjectWriter) -> None:
+        self._writer = writer
+        self._digest = hashlib.sha256()
+        self._collected: list[bytes] = []
+        self._collected_bytes = 0
+        self._working: list[asyncio.Future[None]] = []
+        self.size_bytes = 0
+
+    async def feed(self, data: bytes) -> None:
+        """Take the next bytes; waits when the disk is slower than the sender."""
+        self._collected.append(data)
+        self._collected_bytes += len(data)
+        self.size_bytes += len(data)
+        if self._collected_bytes >= BLOCK_BYTES:
+            await self._hand_over()
+
+    async def finish(self) -> str:
+        """Return the sha256 of all bytes, in hex, once all are written."""
+        await self._hand_over()
+        await self._settle()
+        return self._digest.hexdigest()
+
+    async def commit(self) -> None:
+        """Make the object durable and visible."""
+        await self._run(self._writer.commit)
+
+    async def abort(self) -> None:
+        """Drop everything. Nothing happens after commit."""
+        if self._working:
+            await asyncio.wait(self._working)  # the writer is used by one thread at a time
+        await self._run(self._writer.abort)
+
+    async def _hand_over(self) -> None:
+        await self._settle()
+        block = b"".join(self._collected)
+        self._collected = []
+        self._collected_bytes = 0
+        self._working = [self._run(self._digest.update, block), self._run(self._writer.write, block)]
+
+    async def _settle(self) -> None:
+        """Wait for the block being worked on; raise what went wrong with it."""
+        if self._working:
+            await asyncio.wait(self._working)
+            working, self._working = self._working, []
+            for future in working:
+                future.result()
+
+    @staticmethod
+    def _run(function: Callable[..., None], *arguments: object) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+
+
+@asynccontextmanager
+async def open_intake(store: ObjectStore, key: str) -> AsyncIterator[Intake]:
+    """Begin an object; unless the body commits it, nothing of it stays."""
+    intake = Intake(await asyncio.get_running_loop().run_in_executor(None, store.open_writer, key))
+    try:
+        yield intake
+    finally:
+        await intake.abort()
