@@ -12,7 +12,10 @@ from luthier.api.context import Services
 from luthier.api.edge import Edge
 from luthier.api.limits import BodyLimits
 from luthier.api.metrics import HttpMetrics
-from luthier.api.platform import keys
+from luthier.api.platform import jobs, keys, models, status, stream
+from luthier.api.platform.feeds import Feeds
+from luthier.api.together import account, downloads, fine_tunes
+from luthier.api.together import models as together_models
 from luthier.clock import Clock, SystemClock
 from luthier.db import Database
 from luthier.settings import Settings
@@ -20,7 +23,15 @@ from luthier.storage import ObjectStore, open_store
 
 ROUTERS = (
     health.router,
+    together_models.router,  # before the jobs, whose /{job_id} would take models/limits for an id
+    fine_tunes.router,
+    downloads.router,
+    account.router,
+    stream.router,
+    jobs.router,
+    models.router,
     keys.router,
+    status.router,
 )
 
 
@@ -48,6 +59,7 @@ def build_app(
         clock=clock or SystemClock(),
         master_key=home.prepare(settings),
     )
+    app.state.feeds = Feeds()
     app.state.metrics = HttpMetrics()
     app.add_middleware(BodyLimits, max_bytes=settings.request_body_max_bytes)
     app.add_middleware(Edge, metrics=app.state.metrics)  # added last: outermost

@@ -102,10 +102,11 @@ ReadPage = Callable[[Position], Page]
 class Feed:
     """The log of one job as its poller has seen it: a window of items, and the state at their end."""
 
-    def __init__(self, read: ReadPage, limiter: CapacityLimiter) -> None:
+    def __init__(self, read: ReadPage, limiter: CapacityLimiter, *, heartbeat_s: float) -> None:
         self.streams = 0
         self._read_page = read
         self._limiter = limiter
+        self._heartbeat_s = heartbeat_s
         self._window: list[Item] = []
         self._first = 0  # number of the window's first item, counted from the job's first
         self._base = Position()  # just before the window
@@ -144,7 +145,7 @@ class Feed:
                 yield b"event: state\nid: %s\ndata: %s\n\n" % (str(position).encode(), sent_state)
             elif number is not None and self._is_over:
                 return
-            elif not await _is_set(changed, within_s=HEARTBEAT_S):
+            elif not await _is_set(changed, within_s=self._heartbeat_s):
                 yield b": ping\n\n"
 
     def _find_number(self, number: int | None, position: Position) -> int | None:
@@ -206,17 +207,19 @@ class Feed:
 class Feeds:
     """The feeds of one process, each alive as long as a stream follows it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, heartbeat_s: float = HEARTBEAT_S, streams_max: int = STREAMS_MAX) -> None:
         self._feeds: dict[str, Feed] = {}
+        self._heartbeat_s = heartbeat_s
+        self._streams_max = streams_max
         self._streams = 0
         self._limiter = CapacityLimiter(READERS_MAX)
 
     def require_room(self) -> None:
         """Raise Unavailable when this process serves as many streams as it may."""
-        if self._streams >= STREAMS_MAX:
+        if self._streams >= self._streams_max:
             raise Unavailable(
                 "too_many_streams",
-                f"this server already serves {STREAMS_MAX} event streams",
+                f"this server already serves {self._streams_max} event streams",
                 hint="try again in a few seconds, or ask for the job's events instead",
                 retry_after_s=5,
             )
@@ -225,7 +228,7 @@ class Feeds:
         """Follow a job from ``position``; the job's feed is made for its first stream and closed after its last."""
         feed = self._feeds.get(job_id)
         if feed is None:
-            feed = self._feeds[job_id] = Feed(read, self._limiter)
+            feed = self._feeds[job_id] = Feed(read, self._limiter, heartbeat_s=self._heartbeat_s)
         feed.streams += 1
         self._streams += 1
         try:

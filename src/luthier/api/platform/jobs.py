@@ -84,7 +84,7 @@ class JobAnswer(JobState):
 def get_job(principal: PrincipalParam, services: ServicesParam, job_id: str) -> JobAnswer:
     """Show one job in full."""
     with services.database.read() as tx:
-        job = jobs.get_job(tx, principal.project_id, job_id)
+        job = jobs.get_job(tx, principal.project_id, job_id, now=services.clock.now())
         found = artifacts.list_for_job(tx, principal.project_id, job.id)
     return _describe_job(job, found)
 

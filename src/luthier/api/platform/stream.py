@@ -24,7 +24,6 @@ from luthier.api.context import Services, ServicesParam
 from luthier.api.platform.feeds import Feeds, Item, Page, Position, parse_position
 from luthier.api.platform.jobs import describe_state
 from luthier.api.times import format_time
-from luthier.db import Database
 from luthier.jobs import log, states
 from luthier.jobs import service as jobs
 from luthier.jobs.schemas import EventView, MetricView
@@ -77,7 +76,7 @@ async def stream_job(
     position = parse_position(last_event_id) if last_event_id else Position()
     await run_in_threadpool(_require_job, services, principal.project_id, job_id)
     feeds.require_room()
-    read = functools.partial(_read_page, services.database, principal.project_id, job_id)
+    read = functools.partial(_read_page, services, principal.project_id, job_id)
     return EventStream(
         feeds.stream(job_id, read, position),
         headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"},
@@ -89,10 +88,10 @@ def _require_job(services: Services, project_id: str, job_id: str) -> None:
         jobs.get_job(tx, project_id, job_id)
 
 
-def _read_page(database: Database, project_id: str, job_id: str, position: Position) -> Page:
+def _read_page(services: Services, project_id: str, job_id: str, position: Position) -> Page:
     """Read what comes after a position, all of one moment. Raises NotFound once the job is deleted."""
-    with database.read() as tx:
-        job = jobs.get_job(tx, project_id, job_id)
+    with services.database.read() as tx:
+        job = jobs.get_job(tx, project_id, job_id, now=services.clock.now())
         events = log.list_events(tx, job_id, after=position.event, limit=EVENTS_A_PAGE)
         metrics = log.list_metrics(tx, job_id, after=position.metric, limit=METRICS_A_PAGE)
     items = heapq.merge(

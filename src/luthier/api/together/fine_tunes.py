@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Body, Header, Query
+from fastapi import APIRouter, BackgroundTasks, Body, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
 from luthier.accounts.service import Principal
@@ -22,7 +23,7 @@ from luthier.errors import InvalidRequest, Unavailable
 from luthier.jobs import log
 from luthier.jobs import service as jobs
 from luthier.jobs.request import JobRequest
-from luthier.jobs.schemas import Estimate
+from luthier.jobs.schemas import Estimate, JobView
 
 ESTIMATE_PAUSES_S = (0.1, 0.2, 0.5)  # the last one repeats: tokenising takes from half a second to minutes
 ESTIMATE_RETRY_AFTER_S = 5
@@ -55,25 +56,42 @@ JsonBody = Annotated[dict[str, Any], Body()]
 
 
 @router.post("", response_model_exclude_unset=True, openapi_extra=document_body(JobBody))
-def create_job(
+async def create_job(
+    request: Request,
     principal: PrincipalParam,
     services: ServicesParam,
-    body: JsonBody,
     background: BackgroundTasks,
-    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+    *,
+    body: JsonBody,
+    idempotency_key: Annotated[str | None, Header()] = None,
+    x_stainless_retry_count: Annotated[int, Header(include_in_schema=False)] = 0,
 ) -> view.Job:
     """Start a fine-tuning job; the same request repeated, because its answer was lost, starts no second one."""
-    request = JobRequest.from_body(body)
-    now = services.clock.now()
-    with services.database.transaction() as tx:
-        job = jobs.create(tx, principal, request, now=now, idempotency_key=idempotency_key)
-    background.add_task(_mark_delivered, services, job.id)  # runs once the answer has left
+    create = functools.partial(
+        _create,
+        services,
+        principal,
+        JobRequest.from_body(body),
+        idempotency_key=idempotency_key,
+        is_retry=x_stainless_retry_count > 0,
+    )
+    job = await run_in_threadpool(create)
+    if not await request.is_disconnected():  # a caller who is gone has not had the answer, and may ask again
+        background.add_task(_confirm_delivered, services, job.id)  # runs once the answer has left
     return view.describe_job(job)
 
 
-def _mark_delivered(services: Services, job_id: str) -> None:
+def _create(
+    services: Services, principal: Principal, request: JobRequest, *, idempotency_key: str | None, is_retry: bool
+) -> JobView:
+    now = services.clock.now()
     with services.database.transaction() as tx:
-        jobs.mark_delivered(tx, job_id, now=services.clock.now())
+        return jobs.create(tx, principal, request, now=now, idempotency_key=idempotency_key, is_retry=is_retry)
+
+
+def _confirm_delivered(services: Services, job_id: str) -> None:
+    with services.database.transaction() as tx:
+        jobs.confirm_delivered(tx, job_id, now=services.clock.now())
 
 
 @router.get("", response_model_exclude_unset=True)
@@ -85,7 +103,7 @@ def list_jobs(
 ) -> view.JobList:
     """List the project's jobs, oldest first."""
     with services.database.read() as tx:
-        found = jobs.list_jobs(tx, principal.project_id, limit=limit, after=after)
+        found = jobs.list_jobs(tx, principal.project_id, limit=limit, after=after, now=services.clock.now())
     return view.JobList(object="list", data=[view.describe_job(job) for job in found])
 
 
@@ -111,9 +129,10 @@ def _describe_quote(quote: Quote, *, n_evals: int) -> PriceEstimate:
 
 
 async def _wait_for_estimate(services: Services, principal: Principal, request: JobRequest) -> Estimate:
-    """Ask until there is an answer. No session is held while waiting.
+    """Ask until there is an answer, or for ``estimate_wait_s``. No session is held while waiting.
 
-    Raises Unavailable, with what is waited for, after ``estimate_wait_s``.
+    Then a file that is still being checked is an answer, with the wire's own word; for everything else
+    raises Unavailable, with what is waited for.
     """
     deadline = time.monotonic() + services.settings.estimate_wait_s
     pauses = list(ESTIMATE_PAUSES_S)
@@ -123,6 +142,8 @@ async def _wait_for_estimate(services: Services, principal: Principal, request: 
             return estimate
         pause_s = pauses.pop(0) if len(pauses) > 1 else pauses[0]
         if time.monotonic() + pause_s > deadline:
+            if estimate.reason is not None:
+                return estimate
             raise Unavailable(
                 "estimate_not_ready",
                 estimate.message or "the price is not known yet",
@@ -141,7 +162,7 @@ def _estimate(services: Services, principal: Principal, request: JobRequest) -> 
 def get_job(principal: PrincipalParam, services: ServicesParam, dialect: DialectParam, job_id: str) -> view.Job:
     """Show one job with its events."""
     with services.database.read() as tx:
-        job = jobs.get_job(tx, principal.project_id, job_id)
+        job = jobs.get_job(tx, principal.project_id, job_id, now=services.clock.now())
         events = log.list_events(tx, job.id)
     return view.describe_job(job, [view.describe_event(job.id, event, dialect) for event in events])
 
