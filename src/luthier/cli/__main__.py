@@ -1,0 +1,5 @@
+"""``python -m luthier.cli``."""
+
+from luthier.cli.main import run
+
+run()

@@ -1,0 +1,92 @@
+"""What every command has in common: its options, its groups and the look of its help."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+HELP_WIDTH = 100
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH}
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON and nothing else on stdout; errors as JSON on stderr.")
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--base-url",
+        metavar="URL",
+        help="Server to use; else LUTHIER_BASE_URL, else the one stored by `luthier login`.",
+        show_default=False,
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, ft-…", show_default=False)]
+FileId = Annotated[str, typer.Argument(metavar="FILE", help="Id of the file, file-…", show_default=False)]
+
+
+class Command(TyperCommand):
+    """A command whose help keeps its examples as they are written, and lists its options under headings."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, keeping the lines of each paragraph that has indented ones."""
+        del ctx
+        paragraphs = inspect.cleandoc(self.help or "").split("\n\n")
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text("\n\n".join(f"\b\n{text}" if "\n  " in text else text for text in paragraphs))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments, then each heading's options (``rich_help_panel`` names it)."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                default = "Arguments" if param.param_type_name == "argument" else "Options"
+                sections.setdefault(getattr(param, "rich_help_panel", None) or default, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(_without_type(names), text) for names, text in records])
+
+
+class Group(TyperGroup):
+    """A group that lists its commands before its own few options."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the help as a command does."""
+        Command.format_help_text(self, ctx, formatter)  # type: ignore[arg-type] # both have a help, all it needs
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands first: they are what the reader looks for."""
+        self.format_commands(ctx, formatter)
+        Command.format_options(self, ctx, formatter)  # type: ignore[arg-type] # both have get_params, all it needs
+
+
+def _without_type(names: str) -> str:
+    """``JOB <str>`` → ``JOB``: the name says what it is. Choices are kept."""
+    return re.sub(r" <\w+( range)?>$", "", names)
+
+
+def make_group(help: str, *, epilog: str | None = None) -> typer.Typer:  # noqa: A002 - typer's own name
+    """Return a group of commands that prints its help when no command is named."""
+    group = typer.Typer(
+        cls=Group,
+        help=help,
+        epilog=epilog,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings=CONTEXT,
+        invoke_without_command=True,
+    )
+
+    @group.callback()
+    def print_help(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+
+    return group
