@@ -11,18 +11,22 @@ from luthier.api import errors, health
 from luthier.api.context import Services
 from luthier.api.edge import Edge
 from luthier.api.limits import BodyLimits
+from luthier.api.lingering import Lingering
 from luthier.api.metrics import HttpMetrics
 from luthier.api.platform import jobs, keys, models, status, stream
 from luthier.api.platform.feeds import Feeds
-from luthier.api.together import account, downloads, fine_tunes
+from luthier.api.together import account, downloads, files, fine_tunes, uploads
 from luthier.api.together import models as together_models
 from luthier.clock import Clock, SystemClock
 from luthier.db import Database
+from luthier.files.service import FileExists
 from luthier.settings import Settings
 from luthier.storage import ObjectStore, open_store
 
 ROUTERS = (
     health.router,
+    uploads.router,  # before the files, whose /{file_id} would take upload for an id
+    files.router,
     together_models.router,  # before the jobs, whose /{job_id} would take models/limits for an id
     fine_tunes.router,
     downloads.router,
@@ -62,8 +66,10 @@ def build_app(
     app.state.feeds = Feeds()
     app.state.metrics = HttpMetrics()
     app.add_middleware(BodyLimits, max_bytes=settings.request_body_max_bytes)
+    app.add_middleware(Lingering)
     app.add_middleware(Edge, metrics=app.state.metrics)  # added last: outermost
     errors.install(app)
+    app.add_exception_handler(FileExists, files.handle_file_exists)
     for router in ROUTERS:
         app.include_router(router)
     return app
