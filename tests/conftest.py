@@ -9,9 +9,17 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from luthier.clock import ManualClock
 from luthier.db import Database, schema
+
+# Wall time says nothing on a machine that is shared with others, and a database serves all examples of a test.
+hypothesis_settings.register_profile(
+    "shared", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+hypothesis_settings.load_profile("shared")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub
 

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.billing import pricing
+from luthier.billing.pricing import TokenCounts
+
+BILLION = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("billions", "lora_dollars", "full_dollars"),
+    [(0.135, 0.48, 0.54), (16, 0.48, 0.54), (17, 1.50, 1.65), (69, 1.50, 1.65), (70.6, 2.90, 3.20), (100, 2.90, 3.20)],
+)
+def test_rate_is_the_published_one_a_million_tokens(billions, lora_dollars, full_dollars):
+    params = int(billions * BILLION)
+    assert pricing.get_rate(params, "Lora") * 1_000_000 == round(lora_dollars * BILLION)
+    assert pricing.get_rate(params, "Full") * 1_000_000 == round(full_dollars * BILLION)
+
+
+def test_rate_when_model_is_beyond_every_band_raises():
+    with pytest.raises(pricing.NoPublishedRate, match=r"405B .* ends at 100B"):
+        pricing.get_rate(405 * BILLION, "Lora")
+
+
+def make_quote(**changes):
+    settings = {
+        "train": TokenCounts(rows=10, tokens=1000),
+        "validation": TokenCounts(rows=2, tokens=150),
+        "n_epochs": 3,
+        "n_evals": 4,
+        "packing": True,
+        "max_seq_length": 512,
+        "rate_nanos": 480,
+    }
+    return pricing.make_quote(**(settings | changes))
+
+
+def test_quote_counts_epochs_and_evaluations():
+    quote = make_quote()
+    assert quote.billed_tokens == 3 * 1000 + 4 * 150
+    assert quote.price_nanos == 3600 * 480
+
+
+def test_quote_when_rows_are_not_packed_bills_whole_sequences():
+    quote = make_quote(packing=False)
+    assert (quote.train_tokens, quote.validation_tokens) == (10 * 512, 2 * 512)
+    assert quote.billed_tokens == 3 * 5120 + 4 * 1024
+
+
+def test_quote_when_no_evaluation_is_asked_for_costs_no_validation_tokens():
+    assert make_quote(n_evals=0).validation_tokens == 0
+    assert make_quote(n_evals=0).billed_tokens == 3000
+
+
+@given(
+    billed=st.integers(min_value=0, max_value=10**13),
+    rate=st.sampled_from([480, 540, 3200]),
+    total=st.integers(min_value=1, max_value=10**6),
+    steps=st.tuples(st.integers(min_value=0, max_value=10**6), st.integers(min_value=0, max_value=10**6)),
+)
+def test_price_of_completed_steps_grows_with_them_from_nothing_to_the_quote(billed, rate, total, steps):
+    def price(completed):
+        return pricing.price_completed_steps(
+            billed=billed, rate_nanos=rate, completed_steps=completed, total_steps=total
+        )
+
+    assert price(0) == 0
+    assert price(total) == billed * rate
+    fewer, more = sorted(steps)
+    assert 0 <= price(fewer) <= price(more) <= billed * rate
+
+
+def test_price_of_completed_steps_when_their_number_is_not_known_is_nothing():
+    assert pricing.price_completed_steps(billed=1000, rate_nanos=480, completed_steps=5, total_steps=None) == 0
+
+
+@pytest.mark.parametrize(
+    ("nanos", "text"),
+    [
+        (0, "$0.00"),
+        (480_000, "$0.00048"),
+        (1_500_000_000, "$1.50"),
+        (1_234_567_890_000_000_000, "$1,234,567,890.00"),
+        (1, "$0.000000001"),
+        (-1_500_000_000, "-$1.50"),
+    ],
+)
+def test_dollars_are_written_exactly(nanos, text):
+    assert pricing.format_dollars(nanos) == text
