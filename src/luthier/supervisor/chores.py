@@ -70,6 +70,7 @@ class Chores:
         self._clock = clock
         self._root = settings.home / "chores"
         self._running: list[Running] = []
+        self._has_finished = False
         self._backoffs = {kind: Backoff() for kind in KINDS}
 
     def clear_leftovers(self) -> None:
@@ -81,14 +82,22 @@ class Chores:
                 Process(msgspec.json.decode(path.read_bytes(), type=Identity), is_child=False).kill()
             shutil.rmtree(directory)
 
-    def tick(self) -> bool:
-        """Look after the chores under way and claim more; return whether any was finished."""
-        finished = [running for running in self._running if self._look_after(running)]
-        self._running = [running for running in self._running if running not in finished]
+    def look_after(self) -> None:
+        """Keep the claims of the chores under way, end those over their limits, write the answers."""
+        done = [running for running in self._running if self._look_after(running)]
+        self._running = [running for running in self._running if running not in done]
+        self._has_finished |= bool(done)
+
+    def take_finished(self) -> bool:
+        """Return whether any chore was finished since the last call."""
+        has_finished, self._has_finished = self._has_finished, False
+        return has_finished
+
+    def claim(self) -> None:
+        """Start as many of each kind as may run at once."""
         for kind, (claim, limit) in KINDS.items():
             if sum(running.chore.kind == kind for running in self._running) < limit:
                 self._start_one(kind, claim)
-        return bool(finished)
 
     def stop(self) -> None:
         """End every chore under way and give its claim back."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from luthier import faults, home, ids
 from luthier.clock import Clock, SystemClock
 from luthier.db import Database
+from luthier.db.changes import Changes
 from luthier.jobs import queue, supervisors
 from luthier.jobs import service as jobs
 from luthier.jobs.schemas import Claim
@@ -34,6 +35,7 @@ from luthier.supervisor.run import Run
 from luthier.supervisor.site import Site
 
 HEARTBEAT_EVERY_S = 5.0  # the API calls a supervisor gone after 15 s
+LOOK_EVERY_S = 1.0  # claims and leases run out without a commit
 EXIT_STORAGE_FAILED = 74  # EX_IOERR of sysexits.h
 ADVANCE_EVERY_S = 2.0  # what a pending job waits for may also be done by another supervisor
 
@@ -60,6 +62,9 @@ class Supervisor:
         self._chores = Chores(settings, database, store, clock)
         self._runs: dict[str, Run] = {}
         self._seen_pending: frozenset[str] = frozenset()
+        self._held: dict[str, Claim] = {}
+        self._changes = Changes(database)
+        self._look = Beat(LOOK_EVERY_S)
         self._heartbeat = Beat(HEARTBEAT_EVERY_S)
         self._adoption = Beat(settings.lease_s / 3)
         self._advance = Beat(ADVANCE_EVERY_S)
@@ -79,15 +84,19 @@ class Supervisor:
         """End the chores and wait for background work; leave the workers alone."""
         self._chores.stop()
         self._background.shutdown(cancel_futures=True)
+        self._changes.close()
 
     def tick(self) -> None:
-        """Do one round."""
+        """Do one round: what is under way always, the tables only when somebody wrote, or now and then."""
+        has_news = self._changes.have_come() or self._look.is_due()
         self._guarded("heartbeat", self._beat)
-        self._guarded("chores", self._tick_chores)
-        self._guarded("pending jobs", self._advance_pending)
-        self._guarded("adoption", self._adopt)
-        self._guarded("queue", self._claim)
-        self._guarded("runs", self._tick_runs)
+        self._guarded("chores", self._chores.look_after)
+        if has_news:
+            self._guarded("new chores", self._chores.claim)
+            self._guarded("pending jobs", self._advance_pending)
+            self._guarded("adoption", self._adopt)
+            self._guarded("queue", self._claim)
+        self._guarded("runs", partial(self._tick_runs, has_news=has_news))
         self._guarded("sweep", self._tick_sweep)
 
     def _guarded(self, name: str, part: Callable[[], None]) -> None:
@@ -124,15 +133,12 @@ class Supervisor:
                 now=self._site.clock.now(),
             )
 
-    def _tick_chores(self) -> None:
-        if self._chores.tick():
-            self._advance.hasten()
-
     def _advance_pending(self) -> None:
         """Move jobs on whose file, model or tokens have become ready: new ones at once, the others now and then."""
         with self._site.database.read() as tx:
             pending = jobs.list_pending(tx)
-        due = pending if self._advance.is_due() else [job_id for job_id in pending if job_id not in self._seen_pending]
+        is_all_due = self._chores.take_finished() or self._advance.is_due()
+        due = [job_id for job_id in pending if is_all_due or job_id not in self._seen_pending]
         self._seen_pending = frozenset(pending)
         for job_id in due:
             self._attempt(f"pending job {job_id}", partial(self._advance_one, job_id))
@@ -165,13 +171,14 @@ class Supervisor:
             faults.hit("claim.after_commit")
             self._runs[claim.job_id] = Run(self._site, claim)
 
-    def _tick_runs(self) -> None:
+    def _tick_runs(self, *, has_news: bool) -> None:
         if not self._runs:
             return
-        with self._site.database.read() as tx:
-            held = {claim.job_id: claim for claim in queue.list_held(tx, self._owner)}
+        if has_news:
+            with self._site.database.read() as tx:
+                self._held = {claim.job_id: claim for claim in queue.list_held(tx, self._owner)}
         for run in list(self._runs.values()):
-            self._tick_run(run, held.get(run.job_id))
+            self._tick_run(run, self._held.get(run.job_id))
 
     def _tick_run(self, run: Run, held: Claim | None) -> None:
         try:

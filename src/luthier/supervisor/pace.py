@@ -23,10 +23,6 @@ class Beat:
         self._next_at = now_s + self._every_s
         return True
 
-    def hasten(self) -> None:
-        """Make it due now."""
-        self._next_at = 0.0
-
 
 class Backoff:
     """Pauses that double with each failure in a row."""

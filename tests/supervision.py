@@ -1,0 +1,218 @@
+"""A home with a queued job, supervisors as real processes, and a worker that needs no torch (faults/fake_worker.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import factories
+import msgspec
+
+from luthier import faults
+from luthier import home as home_dir
+from luthier.artifacts import service as artifacts
+from luthier.clock import SystemClock
+from luthier.db import Database, schema
+from luthier.jobs import log, service
+from luthier.jobs.schemas import EventView, JobView
+from luthier.settings import Settings
+from luthier.storage import DiskStore, ObjectStore
+from luthier.supervisor import loop, processes
+
+FAKE_WORKER = Path(__file__).parent / "faults" / "fake_worker.py"
+DEADLINE_S = 60.0
+TOKENS = b"tokens " * 100
+
+EVENTS = [
+    "job_pending",
+    "job_queued",
+    "job_start",
+    "model_downloading",
+    "model_download_complete",
+    "training_data_downloading",
+    "training_data_download_complete",
+    "training_start",
+    "checkpoint_save",
+    "epoch_complete",
+    "training_complete",
+    "model_compressing",
+    "model_compression_complete",
+    "model_uploading",
+    "model_upload_complete",
+    "job_complete",
+]
+
+# Forked from a server that has imported everything already: a supervisor process in milliseconds.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["luthier.supervisor.loop"])
+
+
+def wait_until(condition: Callable[[], Any], *, what: str, deadline_s: float = DEADLINE_S) -> Any:
+    """Return the condition's first true value; fail when there is none in time."""
+    deadline = time.monotonic() + deadline_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"not within {deadline_s} s: {what}")
+
+
+class Workshop:
+    """One home and everything that a test wants to see of it."""
+
+    def __init__(self, path: Path, *, database_url: str | None = None, **settings: Any) -> None:
+        self.settings = Settings(
+            home=path,
+            database_url=database_url,
+            worker_python=_write_python(path),
+            disk_reserve_bytes=0,
+            **({"tick_s": 0.01, "slots": 1} | settings),
+        )
+        home_dir.prepare(self.settings)
+        self.path = path
+        self.clock = SystemClock()
+        self.store = DiskStore(self.settings.objects_dir)
+        self.database = Database(self.settings.resolved_database_url)
+        schema.upgrade(self.database)
+        with self.database.transaction() as tx:
+            self.principal = factories.make_principal(tx, now=self.clock.now())
+        self.plan()
+
+    def plan(self, **fields: Any) -> None:
+        """Tell the next worker how to behave; see ``fake_worker.Plan``."""
+        (self.path / "plan.json").write_bytes(msgspec.json.encode(fields))
+
+    def make_job(self, **fields: Any) -> str:
+        """Queue a job whose data and base model are really there."""
+        with self.database.transaction() as tx:
+            inputs = factories.make_inputs(tx, self.principal, now=self.clock.now())
+            job = factories.make_job(tx, self.principal, now=self.clock.now(), inputs=inputs, **fields)
+            model = tx.get(factories.BaseModelRow, inputs.model)
+            model.path = str(self.settings.models_dir)
+            keys = [row.object_key for row in tx.query(factories.quotes.Tokenization)]
+        for key in keys:
+            writer = self.store.open_writer(key)
+            writer.write(TOKENS)
+            writer.commit()
+        return job.id
+
+    def get_job(self, job_id: str) -> JobView:
+        with self.database.read() as tx:
+            return service.get_job(tx, self.principal.project_id, job_id)
+
+    def cancel(self, job_id: str) -> None:
+        with self.database.transaction() as tx:
+            service.cancel(tx, self.principal.project_id, job_id, now=self.clock.now())
+
+    def list_events(self, job_id: str) -> list[EventView]:
+        with self.database.read() as tx:
+            return log.list_events(tx, job_id)
+
+    def list_steps(self, job_id: str) -> list[int]:
+        """Return the steps that have a metric, as they were logged."""
+        with self.database.read() as tx:
+            return [metric.step for metric in log.list_metrics(tx, job_id)]
+
+    def list_artifacts(self, job_id: str) -> list[artifacts.ArtifactView]:
+        with self.database.read() as tx:
+            return artifacts.list_for_job(tx, self.principal.project_id, job_id)
+
+    def list_starts(self) -> list[tuple[str, int]]:
+        """Return job and pid of every worker that ever began."""
+        path = self.settings.runs_dir / "starts"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(line.split()[0], int(line.split()[1])) for line in lines]
+
+    def wait_for_state(self, job_id: str, *states: str) -> JobView:
+        return wait_until(
+            lambda: job if (job := self.get_job(job_id)).state in states else None, what=f"{job_id} is {states}"
+        )
+
+    def wait_for_step(self, job_id: str, step: int) -> None:
+        wait_until(lambda: self.get_job(job_id).step >= step, what=f"{job_id} is at step {step}")
+
+    def wait_for_worker(self, count: int = 1) -> int:
+        """Return the pid of the newest worker, once so many have begun."""
+        wait_until(lambda: len(self.list_starts()) >= count, what=f"{count} workers have begun")
+        return self.list_starts()[-1][1]
+
+    @contextlib.contextmanager
+    def supervised(self, *, store: ObjectStore | None = None) -> Iterator[loop.Supervisor]:
+        """Run a supervisor in a thread of this process."""
+        owner = loop.get_owner(self.path)
+        supervisor = loop.Supervisor(self.settings, self.database, store or self.store, self.clock, owner)
+        stop = threading.Event()
+        thread = threading.Thread(target=supervisor.run_forever, args=(stop,))
+        thread.start()
+        try:
+            yield supervisor
+        finally:
+            stop.set()
+            thread.join()
+
+    def start_supervisor(self, *, armed: str = "") -> multiprocessing.process.BaseProcess:
+        """Start a supervisor as a process, with fault points armed as in LUTHIER_FAULTS."""
+        process = _processes.Process(target=_supervise, args=(self.settings.model_dump(), armed))
+        process.start()
+        return process
+
+    def close(self) -> None:
+        for _, pid in self.list_starts():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        self.database.dispose()
+
+    def assert_intact(self, job_id: str, *, steps: int = 6, events: list[str] = EVENTS) -> None:
+        """Check that the job is complete: nothing lost, nothing double, one worker."""
+        job = self.get_job(job_id)
+        assert job.state == "completed", f"{job.state}: {job.error_message}"
+        assert job.charged_nanos == job.price_nanos
+        assert (job.step, job.total_steps, job.epochs_completed, job.tokens_done) == (steps, steps, 1, 10 * steps)
+        log_ = self.list_events(job_id)
+        assert [event.type for event in log_] == events
+        assert [event.seq for event in log_] == list(range(1, len(events) + 1))
+        assert [event.created_at for event in log_] == sorted(event.created_at for event in log_)
+        assert self.list_steps(job_id) == list(range(1, steps + 1))
+        kept = self.list_artifacts(job_id)
+        assert Counter((one.kind, one.is_final) for one in kept) == Counter(
+            [("adapter", False), ("adapter", True), ("merged", True)]
+        )
+        for one in kept:
+            data = b"".join(self.store.open_reader(one.object_key))
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (one.size_bytes, one.sha256)
+        assert [job for job, _ in self.list_starts()] == [job_id]
+        assert not (self.settings.runs_dir / "doubles").exists()
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process lives (a zombie does not)."""
+    return processes.find_identity(pid) is not None
+
+
+def _write_python(home: Path) -> Path:
+    """Write a Python that runs the fake worker in place of the trainer, and everything else as it is."""
+    path = home / "python"
+    path.write_text(
+        f'#!/bin/sh\n[ "$2" = luthier.training ] && exec "{sys.executable}" "{FAKE_WORKER}" "$3"\n'
+        f'exec "{sys.executable}" "$@"\n'
+    )
+    path.chmod(0o700)
+    return path
+
+
+def _supervise(settings: dict[str, Any], armed: str) -> None:
+    faults._armed = faults._parse(armed)
+    faults._hits.clear()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    loop.run(Settings(**settings), stop=stop)
