@@ -3,37 +3,61 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+import sqlalchemy as sa
 
 from luthier.db.session import Database
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 MIGRATIONS_DIR = Path(__file__).parents[1] / "migrations"
 
 
+class SchemaTooNew(Exception):
+    """A newer Luthier has migrated this database; the message names both revisions and the way out."""
+
+
 def make_config() -> Config:
     """Return the Alembic configuration of our migrations; the caller adds a connection."""
+    from alembic.config import Config  # noqa: PLC0415  a third of a second that most starts do not need
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS_DIR))
     return config
 
 
+def list_revisions() -> list[str]:
+    """Return the revisions that this code knows, oldest first: the first four characters of their files."""
+    return sorted(path.name[:4] for path in (MIGRATIONS_DIR / "versions").glob("[0-9]*.py"))
+
+
 def upgrade(database: Database) -> None:
-    """Bring the schema to the newest revision; nothing happens when it is there already."""
+    """Bring the schema to the newest revision; nothing happens when it is there already.
+
+    Raises SchemaTooNew when the database is at a revision that this code does not know.
+    """
+    revisions = list_revisions()
+    current = _find_current(database)
+    if current == revisions[-1]:
+        return
+    if current is not None and current not in revisions:
+        raise SchemaTooNew(
+            f"the database is at revision {current}, newer than this Luthier's {revisions[-1]}: "
+            "run the newer version, or restore a backup from before its upgrade"
+        )
+    from alembic import command  # noqa: PLC0415
+
     config = make_config()
-    with database.engine.connect() as connection:
-        if MigrationContext.configure(connection).get_current_revision() == get_head():
-            return
     with database.engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
 
-def get_head() -> str:
-    """Return the newest revision that this code knows."""
-    head = ScriptDirectory.from_config(make_config()).get_current_head()
-    assert head is not None
-    return head
+def _find_current(database: Database) -> str | None:
+    with database.engine.connect() as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        current: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        return current
