@@ -13,6 +13,12 @@ from luthier.jobs import states
 from luthier.jobs.tables import Event, Idempotency, Job, Metric, Supervisor
 
 _OLDEST_FIRST = (Job.created_at, Job.id)
+_place = sa.tuple_(*_OLDEST_FIRST)
+
+
+def _make_place(job: Job) -> sa.Tuple:
+    # Typed by hand: a plain value beside a tuple would reach the driver as it is, not as our column keeps it.
+    return sa.tuple_(sa.literal(job.created_at, Job.created_at.type), sa.literal(job.id))
 
 
 def lock_job(tx: Session, job_id: str) -> Job | None:
@@ -44,15 +50,13 @@ def list_jobs(tx: Session, project_id: str, *, limit: int | None, after: Job | N
     """Read a project's jobs, oldest first, from the one after ``after`` on."""
     statement = sa.select(Job).where(Job.project_id == project_id, Job.deleted_at.is_(None))
     if after is not None:
-        statement = statement.where(sa.tuple_(Job.created_at, Job.id) > sa.tuple_(after.created_at, after.id))
+        statement = statement.where(_place > _make_place(after))
     return tx.execute(statement.order_by(*_OLDEST_FIRST).limit(limit)).scalars().all()
 
 
 def count_ahead(tx: Session, job: Job) -> int:
     """Count the queued jobs that will be claimed before this one, of all projects."""
-    statement = sa.select(sa.func.count()).where(
-        Job.state == "queued", sa.tuple_(Job.created_at, Job.id) < sa.tuple_(job.created_at, job.id)
-    )
+    statement = sa.select(sa.func.count()).where(Job.state == "queued", _place < _make_place(job))
     return tx.execute(statement).scalar_one()
 
 
