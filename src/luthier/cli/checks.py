@@ -69,13 +69,11 @@ def _describe(name: str, report: dict[str, Any]) -> Text:
         counts.append(format_size(report["bytes"]))
     if report.get("dataset_format"):
         counts.insert(0, f"{report['dataset_format']} format")
-    if report.get("valid"):
-        if warnings := report.get("warning_count"):
-            counts.append(format_count(warnings, "warning"))
-        verdict = Text("valid", "bold green")
-    else:
+    if not report.get("valid"):
         counts.append(format_count(report.get("error_count") or 1, "error"))
-        verdict = Text("not valid", "bold red")
+    if warnings := report.get("warning_count"):
+        counts.append(format_count(warnings, "warning"))
+    verdict = Text("valid", "bold green") if report.get("valid") else Text("not valid", "bold red")
     return Text.assemble((escape(name), "bold"), ": ", verdict, (f"  {', '.join(counts)}", "dim"))
 
 

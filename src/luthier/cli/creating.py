@@ -32,8 +32,10 @@ def create(
     price = estimate(output, connection, body)
     if not output.as_json:
         output.note("")
-        output.show_beside(job_views.list_parameters(parameters.resolve(body, limits)))
-        output.show_beside(describe_price(price))
+        output.show_beside(
+            [*job_views.list_parameters(parameters.resolve(body, limits)), ("", ""), *describe_price(price)]
+        )
+        output.note("")
     if not yes:
         output.require_start("Start this job?")
     job = as_dict(connection.post("/v1/fine-tunes", body, idempotency_key=uuid.uuid4().hex))
@@ -41,7 +43,6 @@ def create(
         output.write_json(job)
         return job
     output.line(str(job.get("id")))
-    output.note(f"watch it with: luthier watch {job.get('id')}")
     return job
 
 

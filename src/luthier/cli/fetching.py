@@ -19,7 +19,7 @@ from luthier.cli.connection import Connection
 from luthier.cli.exits import Exit, Failure
 
 BLOCK_BYTES = 1024 * 1024
-TRIES = 8  # in a row without a byte
+TRIES = 8  # in a row that bring nothing
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.5, 10.0
 
 Progress = Callable[[int, int], None]
@@ -93,6 +93,7 @@ def fetch(
     on_progress: Progress,
     params: Mapping[str, Any] | None = None,
     content: Content | None = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Content:
     """Download into ``target``, going on where an earlier try of the same content ended.
 
@@ -103,16 +104,21 @@ def fetch(
     mark = hashlib.sha256(f"{content.tag}\n{content.size_bytes}".encode()).hexdigest()[:8]
     part = target.with_name(f".{target.name}.{mark}.part")
     part.touch()
-    tries, pause_s = 0, PAUSE_FIRST_S
+    vain, pause_s = 0, PAUSE_FIRST_S
     while (have := part.stat().st_size) < content.size_bytes:
+        problem: Exception = ConnectionError("the answer was too short")
         try:
             _append(connection, path, params, part, content=content, on_progress=on_progress)
         except httpx.HTTPError as error:
-            tries, pause_s = (0, PAUSE_FIRST_S) if part.stat().st_size > have else (tries + 1, pause_s)
-            if tries == TRIES:
-                raise connection.unreachable(error) from error
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, PAUSE_MAX_S)
+            problem = error
+        if part.stat().st_size > have:
+            vain, pause_s = 0, PAUSE_FIRST_S
+            continue
+        vain += 1
+        if vain == TRIES:
+            raise connection.unreachable(problem) from problem
+        sleep(pause_s)
+        pause_s = min(pause_s * 2, PAUSE_MAX_S)
     _verify(part, content)
     part.replace(target)
     return content

@@ -25,6 +25,7 @@ STATE_STYLES = {
 }
 LEVEL_STYLES = {"error": "red", "warning": "yellow"}
 CHART_HEIGHT = 12
+TYPE_WIDTH = len("validation_data_download_complete")  # the longest of the usual ones
 PARAMETERS = (
     "n_epochs", "batch_size", "gradient_accumulation_steps", "max_seq_length", "packing", "train_on_inputs", "n_evals",
     "n_checkpoints", "random_seed", "learning_rate", "warmup_ratio", "max_grad_norm", "weight_decay",
@@ -67,7 +68,7 @@ def make_job_row(job: dict[str, Any]) -> tuple[str | Text, ...]:
         style_state(str(job.get("status"))),
         str(job.get("model")),
         _describe_steps(job) or "-",
-        format_nanos(job["total_price"]) if job.get("total_price") else "-",
+        _describe_price(job) or "-",
         format_time(job.get("created_at")),
     )
 
@@ -81,7 +82,7 @@ def show_job(output: Output, job: dict[str, Any]) -> None:
             ("why", job.get("why") or None),
             ("progress", _describe_steps(job)),
             ("remaining", _describe_remaining(job)),
-            ("price", format_nanos(job["total_price"]) if job.get("total_price") else None),
+            ("price", _describe_price(job)),
             ("tokens", f"{job['token_count']:,}" if job.get("token_count") else None),
             ("created", format_time(job.get("created_at"))),
             ("started", format_time(job["started_at"]) if job.get("started_at") else None),
@@ -141,6 +142,12 @@ def _describe_steps(job: dict[str, Any]) -> str | None:
     return f"{job.get('steps_completed') or 0:,}/{total:,}" if total else None
 
 
+def _describe_price(job: dict[str, Any]) -> str | None:
+    """Return the price; a job that is not priced yet has none, though the wire then says 0."""
+    price = job.get("total_price")
+    return format_nanos(price) if price or (price == 0 and job.get("finished_at")) else None
+
+
 def _describe_remaining(job: dict[str, Any]) -> str | None:
     """Say how long the job takes yet: the wire counts from ``started_at``."""
     progress, started = as_dict(job.get("progress")), parse_time(job.get("started_at"))
@@ -150,25 +157,25 @@ def _describe_remaining(job: dict[str, Any]) -> str | None:
     return f"about {format_duration(progress['seconds_remaining'] - elapsed_s)}"
 
 
-def make_event_line(event: dict[str, Any]) -> Text:
-    """Return one event as one line: time, type, message; its colour tells its level."""
+def make_event_line(event: dict[str, Any], *, type_width: int) -> Text:
+    """Return one event as one line: time, type (unless ``type_width`` is 0), message; its colour tells its level."""
     style = LEVEL_STYLES.get(str(event.get("level")), "")
-    kind = escape(event.get("type", ""))
-    return Text.assemble(
-        (format_clock(event.get("created_at")), "dim"),
-        "  ",
-        (f"{kind:<26}", style or "cyan"),
-        "  ",
-        (escape(event.get("message", "")), style),
-    )
+    line = Text.assemble((format_clock(event.get("created_at")), "dim"), "  ")
+    if type_width:
+        line.append_text(Text.assemble((escape(event.get("type", "")).ljust(type_width), style or "cyan"), "  "))
+    return line.append(escape(event.get("message", "")), style)
 
 
-def show_events(output: Output, events: Iterable[dict[str, Any]]) -> None:
-    """Print events, one a line, and the hint of those that have one."""
-    for event in events:
-        output.line(make_event_line(event))
-        if hint := as_dict(event.get("data")).get("hint"):
-            output.line(Text.assemble(" " * 10, ("hint: ", "cyan"), escape(hint)))
+def find_type_width(events: Iterable[dict[str, Any]]) -> int:
+    """Return the width of the widest type, so that the messages stand in one column."""
+    return max((len(escape(event.get("type", ""))) for event in events), default=0)
+
+
+def show_event(output: Output, event: dict[str, Any], *, type_width: int = TYPE_WIDTH) -> None:
+    """Print one event, and its hint when it has one."""
+    output.line(make_event_line(event, type_width=type_width))
+    if hint := as_dict(event.get("data")).get("hint"):
+        output.line(Text.assemble(" " * 10, ("hint: ", "cyan"), escape(hint)))
 
 
 def make_checkpoint_row(job_id: str, checkpoint: dict[str, Any]) -> tuple[str, ...]:

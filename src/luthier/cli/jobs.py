@@ -99,7 +99,9 @@ def create(
     with connect(base_url) as connection:
         job = creating.create(output, connection, body, training, validation_file, yes=yes)
         if watch_it:
+            output.note("")
             raise typer.Exit(watching.watch(output, connection, job["id"]))
+    output.note(f"watch it with: luthier watch {job['id']}")
 
 
 @app.command("estimate", cls=Command)
@@ -229,7 +231,10 @@ def events(job_id: JobId, *, as_json: AsJson = False, base_url: BaseUrl = None) 
     if as_json:
         output.write_json(answer)
     else:
-        job_views.show_events(output, answer.get("data") or [])
+        found: list[dict[str, Any]] = answer.get("data") or []
+        type_width = job_views.find_type_width(found)
+        for event in found:
+            job_views.show_event(output, event, type_width=type_width)
 
 
 @app.command("checkpoints", cls=Command)

@@ -71,7 +71,7 @@ def list_keys(*, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
         (
             key["id"],
             key.get("name", ""),
-            f"{key.get('hint', '')}…",
+            key.get("hint", ""),
             "admin" if key.get("is_admin") else "user",
             output.styled(_describe_state(key), {"valid": "green", "revoked": "red", "expired": "red"}),
             format_time(key.get("last_used_at")),

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from luthier.cli import reading
+
 HELP_WIDTH = 100
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH}
 
@@ -31,6 +33,11 @@ FileId = Annotated[str, typer.Argument(metavar="FILE", help="Id of the file, fil
 
 class Command(TyperCommand):
     """A command whose help keeps its examples as they are written, and lists its options under headings."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments without typer's slow reader."""
+        reading.install(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write the help, keeping the lines of each paragraph that has indented ones."""
@@ -55,6 +62,11 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """A group that lists its commands before its own few options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments without typer's slow reader."""
+        reading.install(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write the help as a command does."""

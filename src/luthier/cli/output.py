@@ -79,7 +79,7 @@ class Output:
     def render(self, *parts: RenderableType) -> None:
         """Print what rich knows how to draw."""
         for part in parts:
-            self.out.print(part)
+            _print_block(self.out, part)
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell]], *, empty: str) -> None:
         """Print rows under headings; one block a row when the terminal is too narrow for that; ``empty`` for none."""
@@ -89,19 +89,19 @@ class Output:
         if not rows:
             self.note(empty)
             return
-        self.out.print(tables.make(self.out, columns, rows))
+        _print_block(self.out, tables.make(self.out, columns, rows))
 
     def fields(self, pairs: Iterable[tuple[str, Cell | None]], *, indent: int = 0) -> None:
         """Print names and values in two columns; pairs without a value are left out."""
         from luthier.cli import tables
 
-        self.out.print(tables.make_fields(pairs, indent=indent))
+        _print_block(self.out, tables.make_fields(pairs, indent=indent))
 
     def show_beside(self, pairs: Iterable[tuple[str, Cell | None]]) -> None:
         """As ``fields``, but on stderr: what a person should see before answering."""
         from luthier.cli import tables
 
-        self.err.print(tables.make_fields(pairs))
+        _print_block(self.err, tables.make_fields(pairs))
 
     def styled(self, value: object, styles: Mapping[str, str]) -> Text:
         """Return ``value``, escaped, in the style that ``styles`` has for it."""
@@ -169,6 +169,16 @@ def _make_console(stream: TextIO) -> Console:
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     return console
+
+
+def _print_block(console: Console, block: RenderableType) -> None:
+    """Print a table; in a pipe without the blanks that fill its last column."""
+    if console.is_terminal:
+        console.print(block)
+        return
+    with console.capture() as captured:
+        console.print(block)
+    console.file.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
 
 
 def as_dict(value: Any) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from luthier.cli.text import escape, format_duration, format_nanos, parse_time
 REFRESH_PER_S = 4
 SPEED_STEPS = 10  # tokens a second are averaged over so many steps
 EVENTS_KEPT = 20
-FRAME_ROWS = 6  # of the picture, besides chart and events
+FRAME_ROWS = 7  # of the picture, besides chart and events, the cursor's row among them
 EVENTS_MIN, CHART_MIN = 3, 8
+NARROW = 70  # columns below which an event's type would leave its message no room
 
 
 def watch(output: Output, connection: Connection, job_id: str) -> Exit:
@@ -61,7 +62,7 @@ def _print_lines(output: Output, connection: Connection, picture: Picture) -> No
     for update in follow(connection, picture.job_id, on_lost=tell_lost):
         picture.take(update)
         if update.kind == "event":
-            job_views.show_events(output, [update.data])
+            job_views.show_event(output, update.data)
 
 
 def _show_live(output: Output, connection: Connection, picture: Picture) -> None:
@@ -74,9 +75,15 @@ def _show_live(output: Output, connection: Connection, picture: Picture) -> None
 
 def _show_end(output: Output, picture: Picture) -> None:
     """Say what to do next, once the last picture or line stands."""
+    if output.out.is_terminal:
+        output.note("")
     if picture.status == "completed":
         output.note(f"get the model with: luthier ft download {picture.job_id}", style=None)
-    elif picture.status in {"error", "user_error"}:
+        return
+    hints = [hint for event in picture.events if (hint := as_dict(event.get("data")).get("hint"))]
+    if hints and output.out.is_terminal:  # the picture has no room for hints; the lines have them
+        output.note(f"hint: {hints[-1]}", style=None)
+    if picture.status != "cancelled":
         output.note(f"see the whole log with: luthier list-events {picture.job_id}", style=None)
 
 
@@ -159,8 +166,10 @@ def _list_parts(picture: Picture, width: int, height: int) -> Iterator[Renderabl
     if curve is not None:
         yield curve
         yield ""
-    for event in list(picture.events)[-max(EVENTS_MIN, room - (chart_height + 1 if curve else 0)) :]:
-        line = job_views.make_event_line(event)
+    events = list(picture.events)[-max(EVENTS_MIN, room - (chart_height + 1 if curve else 0)) :]
+    type_width = 0 if width < NARROW else job_views.find_type_width(events)
+    for event in events:
+        line = job_views.make_event_line(event, type_width=type_width)
         line.no_wrap, line.overflow = True, "ellipsis"
         yield line
 
@@ -177,7 +186,8 @@ def _describe_situation(picture: Picture) -> Text:
     started, finished = parse_time(picture.state.get("started_at")), parse_time(picture.state.get("finished_at"))
     if started and finished:
         parts.append(f"took {format_duration((finished - started).total_seconds())}")
-    return Text("  ".join(parts), "dim", no_wrap=True, overflow="ellipsis")
+    is_over = picture.status in TERMINAL  # then nothing moves any more, and the whole reason is wanted
+    return Text("  ".join(parts), "dim", no_wrap=not is_over, overflow="fold" if is_over else "ellipsis")
 
 
 def _make_progress(picture: Picture, width: int) -> RenderableType:
@@ -195,7 +205,7 @@ def _make_progress(picture: Picture, width: int) -> RenderableType:
     if len(text) + 12 > width:  # the bar keeps at least ten columns, or a line of its own
         grid.add_column()
         grid.add_row(bar)
-        grid.add_row(text)
+        grid.add_row(Text(text, no_wrap=True, overflow="ellipsis"))
         return grid
     grid.add_column(ratio=1)
     grid.add_column(no_wrap=True)
