@@ -3,8 +3,8 @@
 The text is what transformers' ``apply_chat_template`` renders, byte for byte, with the same sandbox. Templates do
 not say where an assistant's turn begins and ends, so each turn is found by rendering the conversation up to it:
 what the model would be prompted with is the part before, what it should have said is the rest of the turn, through
-the token that ends it. Where a template writes early turns differently once more follow, the content itself
-is marked and found again.
+the token that ends it. Where a template writes a turn differently once others follow it, the turn ends at its first
+end token; where it refuses the part before, a mark in front of the content shows where that begins.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from luthier.datasets.formats import Conversation
 from luthier.errors import InvalidRequest
 
 TEMPLATE_FILE = "chat_template.jinja"
-_SPECIAL_TOKENS = (  # the names that a template may use
+_TOKEN_NAMES = (  # that a template may use
     "bos_token",
     "eos_token",
     "unk_token",
@@ -36,7 +36,7 @@ _SPECIAL_TOKENS = (  # the names that a template may use
     "cls_token",
     "mask_token",
 )
-_MARKS = ("\ue000", "\ue001")  # private-use characters: they are in no template, and content that has them is refused
+_MARK = "\ue000"  # a private-use character, which is in no template
 
 Span = tuple[int, int]
 Message = dict[str, Any]
@@ -100,8 +100,10 @@ def _to_json(
 class ChatTemplate:
     """One compiled template. The date that a template may ask for is that of its making, the same for all rows."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str], end_tokens: Sequence[str]) -> None:
-        """``special_tokens`` by name, as a template sees them; ``end_tokens``: every token that could end a turn."""
+    end_of_turn: str  # the token that closes an assistant's turn; empty when there is none
+
+    def __init__(self, source: str, named_tokens: Mapping[str, str], special_tokens: Sequence[str]) -> None:
+        """``named_tokens``: eos_token and the like, as a template sees them; ``special_tokens``: all there are."""
         made_at = datetime.now().astimezone()
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
@@ -114,9 +116,9 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise TemplateProblem(f"the chat template does not compile: {error}") from error
-        self._special_tokens = dict(special_tokens)
-        self._end_tokens = tuple(end_tokens)
-        self._end_of_turn = self._find_end_of_turn()
+        self._named_tokens = dict(named_tokens)
+        self._special = tuple(filter(None, special_tokens))
+        self.end_of_turn = self._find_end_of_turn()
 
     def render(
         self, messages: list[Message], tools: list[dict[str, Any]] | None = None, *, prompt: bool = False
@@ -131,7 +133,7 @@ class ChatTemplate:
                 tools=tools,
                 documents=None,
                 add_generation_prompt=prompt,
-                **self._special_tokens,
+                **self._named_tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise TemplateProblem(f"the chat template cannot render it: {error}") from error
@@ -178,17 +180,12 @@ class ChatTemplate:
     def cut_after_end_token(self, text: str) -> int:
         """Return where a turn ends: after the token that closes it, without the white space that some add."""
         stripped = text.rstrip()
-        return len(stripped) if stripped.endswith(self._end_tokens) else len(text)
-
-    @property
-    def end_of_turn(self) -> str:
-        """The token that closes an assistant's turn, or an empty string."""
-        return self._end_of_turn
+        return len(stripped) if stripped.endswith(self._special) else len(text)
 
     def _find_end_of_turn(self) -> str:
-        probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARKS[0]}]
-        after = (self._try_render(probe, None) or "").rpartition(_MARKS[0])[2].strip()
-        return next((token for token in self._end_tokens if token and after.startswith(token)), "")
+        probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
+        after = (self._try_render(probe, None) or "").rpartition(_MARK)[2].strip()
+        return next((token for token in self._special if after.startswith(token)), "")
 
 
 class _Turns:
@@ -205,19 +202,31 @@ class _Turns:
     def find(self, index: int) -> Span:
         """Return the characters of one message; of an assistant's, only what the model itself would write."""
         is_assistant = self._messages[index]["role"] == "assistant"
-        start = self._find_start(index, prompt=is_assistant)
-        through = self._text if index == len(self._messages) - 1 else self._render_prefix(index + 1, prompt=False)
-        if start is not None and through is not None and len(through) > start:
-            return start, self._template.cut_after_end_token(through) if is_assistant else len(through)
-        if is_assistant and (marked := self._find_marked(index)):
-            return (marked[0] if start is None else start), marked[1]
-        raise TemplateProblem(f"in the chat template's text, message {index} cannot be told from the others")
+        start = self._find_start(index, is_assistant=is_assistant)
+        if start is not None:
+            end = self._find_end(index, start, is_assistant=is_assistant)
+            if end is not None and end > start:
+                return start, end
+        raise TemplateProblem(f"in the text that the chat template makes, message {index} cannot be told apart")
 
-    def _find_start(self, index: int, *, prompt: bool) -> int | None:
-        if index == 0 and not prompt:
+    def _find_start(self, index: int, *, is_assistant: bool) -> int | None:
+        if index == 0 and not is_assistant:
             return 0
-        before = self._render_prefix(index, prompt=prompt)
-        return None if before is None else len(before)
+        before = self._render_prefix(index, prompt=is_assistant)
+        if before is not None:
+            return len(before)
+        return self._find_marked_start(index) if is_assistant else None
+
+    def _find_end(self, index: int, start: int, *, is_assistant: bool) -> int | None:
+        through = self._text if index == len(self._messages) - 1 else self._render_prefix(index + 1, prompt=False)
+        if through is not None:
+            return self._template.cut_after_end_token(through) if is_assistant else len(through)
+        token = self._template.end_of_turn
+        said = json.dumps(self._messages[index], ensure_ascii=False)
+        if not is_assistant or not token or token in said:
+            return None
+        found = self._text.find(token, start)
+        return found + len(token) if found >= 0 else None
 
     def _render_prefix(self, count: int, *, prompt: bool) -> str | None:
         """Render the first ``count`` messages; None when the whole text does not begin so."""
@@ -227,30 +236,27 @@ class _Turns:
             return None
         return prefix if self._text.startswith(prefix) else None
 
-    def _find_marked(self, index: int) -> Span | None:
-        """Find a message's content by marks around it; the token that ends the turn belongs to it."""
-        content = self._messages[index].get("content")
-        if not content or any(mark in self._text for mark in _MARKS):
+    def _find_marked_start(self, index: int) -> int | None:
+        """Find where a message's content begins by a mark in front of it that changes nothing else."""
+        message = self._messages[index]
+        if not message["content"] or _MARK in self._text:
             return None
-        for variant in (content, content.strip()):  # templates may trim
-            marked = {**self._messages[index], "content": _MARKS[0] + variant + _MARKS[1]}
-            text = self._template.render([*self._messages[:index], marked, *self._messages[index + 1 :]], self._tools)
-            if text.translate(_WITHOUT_MARKS) == self._text and text.count(_MARKS[0]) == text.count(_MARKS[1]) == 1:
-                start, end = text.index(_MARKS[0]), text.index(_MARKS[1]) - 1
-                rest = self._text[end:]
-                gap = len(rest) - len(rest.lstrip())
-                if self._template.end_of_turn and rest.startswith(self._template.end_of_turn, gap):
-                    end += gap + len(self._template.end_of_turn)
-                return start, end
+        for content in (message["content"], message["content"].lstrip()):  # templates may trim
+            marked = {**message, "content": _MARK + content}
+            others = self._messages[:index], self._messages[index + 1 :]
+            text = self._template.render([*others[0], marked, *others[1]], self._tools)
+            if text.count(_MARK) == 1 and text.replace(_MARK, "") == self._text:
+                return text.index(_MARK)
         return None
 
 
-_WITHOUT_MARKS = str.maketrans("", "", "".join(_MARKS))
-
-
 def _prepare(message: Message) -> Message:
-    """Shape a message as templates expect it: arguments as objects, reasoning under its usual names, no weight."""
-    prepared = {key: value for key, value in message.items() if key != "weight"}
+    """Shape a message as templates expect it: arguments as objects, reasoning under its usual names, no weight.
+
+    Content is always there: beside tool calls it may be missing in the row, and templates trip over that.
+    """
+    prepared = {"content": "", **message}
+    prepared.pop("weight", None)
     reasoning = message.get("reasoning_content", message.get("reasoning"))
     if reasoning is not None:
         prepared = {"thinking": reasoning, **prepared, "reasoning_content": reasoning}
@@ -260,8 +266,7 @@ def _prepare(message: Message) -> Message:
 
 
 def _drop(message: Message, *keys: str) -> Message:
-    kept = {key: value for key, value in message.items() if key not in keys}
-    return {**kept, "content": kept.get("content", "")}
+    return {key: value for key, value in message.items() if key not in keys}
 
 
 def _prepare_call(call: dict[str, Any]) -> dict[str, Any]:
@@ -282,7 +287,7 @@ def _subtract(whole: Span, holes: list[Span]) -> list[Span]:
     return spans
 
 
-def load_template(model_dir: Path, config: Mapping[str, Any], end_tokens: Sequence[str]) -> ChatTemplate | None:
+def load_template(model_dir: Path, config: Mapping[str, Any], special_tokens: Sequence[str]) -> ChatTemplate | None:
     """Return the model's template, from its own file or from ``tokenizer_config.json`` (``config``); None: it has none.
 
     Raises InvalidRequest when it does not compile.
@@ -291,7 +296,7 @@ def load_template(model_dir: Path, config: Mapping[str, Any], end_tokens: Sequen
     if source is None:
         return None
     try:
-        return ChatTemplate(source, dict(_list_special_tokens(config)), end_tokens)
+        return ChatTemplate(source, dict(_list_named_tokens(config)), special_tokens)
     except TemplateProblem as error:
         raise InvalidRequest("chat_template", str(error), hint="choose another base model") from error
 
@@ -306,8 +311,8 @@ def _find_source(model_dir: Path, config: Mapping[str, Any]) -> str | None:
     return source if isinstance(source, str) else None
 
 
-def _list_special_tokens(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in _SPECIAL_TOKENS:
+def _list_named_tokens(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in _TOKEN_NAMES:
         token = get_token_text(config.get(name))
         if token is not None:
             yield name, token
