@@ -9,7 +9,7 @@ import msgspec
 # Decoders of one build: pre-norm blocks of grouped-query attention with rotary positions and a gated MLP, every
 # weight matrix a plain Linear. A mask and position ids alone keep packed rows apart in them.
 LLAMA, MISTRAL, QWEN2, QWEN3 = "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"
-ARCHITECTURES = (LLAMA, MISTRAL, QWEN2, QWEN3)
+ARCHITECTURES = {LLAMA: "llama", MISTRAL: "mistral", QWEN2: "qwen2", QWEN3: "qwen3"}  # class: model_type
 
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")

@@ -34,16 +34,18 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
-# Licences travel with the weights, and so into what is made from them.
+# The older forms of a tokenizer are for other programs that read what is made of the model; the licence is for people.
 SMALL_FILE_PATTERNS = (
-    "config.json", "generation_config.json", WEIGHTS_INDEX, *TOKENIZER_FILES, "LICENSE*", "NOTICE*",
-)  # fmt: skip
+    *("config.json", "generation_config.json", WEIGHTS_INDEX, *TOKENIZER_FILES),
+    *("tokenizer.model", "vocab.json", "merges.txt", "LICENSE*", "NOTICE*"),
+)
 
 LAYOUT_HINT = (
     "a model is config.json, model.safetensors and tokenizer.json in one folder, as save_pretrained writes them; "
     "an adapter has to be merged into its base model first"
 )
 
+_BUFFERS = ".rotary_emb.inv_freq"  # older programs saved what follows from config.json
 _FLOATS = ("F32", "F16", "BF16")
 _SHARD_NAME = re.compile(r"model-[A-Za-z0-9_-]+\.safetensors")
 
@@ -193,10 +195,11 @@ def _require_known_architecture(path: Path) -> None:
     """Check the architecture before the numbers, which another one may not have."""
     document = _read_json(path)
     named = document.get("architectures")
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in ARCHITECTURES:
+    kind = document.get("model_type")
+    if named not in [[architecture] for architecture in ARCHITECTURES] or kind != ARCHITECTURES[named[0]]:
         raise FetchRefused(
             "model_architecture_unsupported",
-            f"the trainer does not support this architecture: {named} in config.json",
+            f"the trainer does not support this architecture: {named}, model_type {kind}, in config.json",
             hint=f"use a model of one of: {', '.join(ARCHITECTURES)}",
         )
 
@@ -243,9 +246,15 @@ def _check_weights(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
     for name in list_weight_files(folder):
         path = folder / name
         for weight, (dtype, shape) in _read_header(path).items():
+            if weight.endswith(_BUFFERS):
+                continue
             wanted = missing.pop(weight, None)
             if wanted is None:
-                continue  # more than is needed does no harm: transformers leaves it, too
+                raise FetchRefused(
+                    "model_weights_mismatch",
+                    f"{name}: {weight} has no place in the model that config.json tells",
+                    hint="use weights and config.json of the same model; saving it anew with transformers puts them right",
+                )
             if dtype not in _FLOATS or shape != wanted:
                 raise FetchRefused(
                     "model_weights_mismatch",

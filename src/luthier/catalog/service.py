@@ -149,10 +149,16 @@ def claim_fetch(tx: Session, *, now: datetime, claim_s: float) -> FetchOrder | N
 
 
 def renew_fetch(tx: Session, name: str, *, now: datetime, claim_s: float) -> None:
-    """Say that a claimed fetch is still under way."""
+    """Say that a claimed fetch is still under way. Zero gives the claim back, and the attempt with it.
+
+    Whoever stops in good order has not failed: a large model may take longer than a server runs.
+    """
     row = queries.find_row_for_update(tx, name)
-    if row is not None and row.status == "fetching":
-        row.claimed_until = now + timedelta(seconds=claim_s)
+    if row is None or row.status != "fetching":
+        return
+    row.claimed_until = now + timedelta(seconds=claim_s)
+    if not claim_s:
+        row.status, row.attempts = "queued", row.attempts - 1
 
 
 def record_fetch(tx: Session, name: str, result: dict[str, Any], *, now: datetime) -> None:

@@ -60,6 +60,29 @@ def test_check_when_architecture_is_not_supported_names_those_that_are(model_fol
     assert "LlamaForCausalLM" in refusal.hint
 
 
+def test_check_when_model_type_is_of_another_architecture_refuses(model_folder, edit_json):
+    edit_json(model_folder / "config.json", model_type="gpt2")
+    refusal = refuse(model_folder)
+    assert refusal.code == "model_architecture_unsupported"
+    assert "gpt2" in refusal.message
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.4.mlp.up_proj.weight"])
+def test_check_when_a_weight_has_no_place_names_it(model_folder, name):
+    weights = load_file(model_folder / "model.safetensors")
+    save_file(weights | {name: weights["model.norm.weight"]}, model_folder / "model.safetensors")
+    refusal = refuse(model_folder)
+    assert refusal.code == "model_weights_mismatch"
+    assert name in refusal.message
+
+
+def test_check_when_rotary_frequencies_were_saved_leaves_them(model_folder, tiny):
+    weights = load_file(model_folder / "model.safetensors")
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(16, np.float32)}
+    save_file(weights | buffer, model_folder / "model.safetensors")
+    assert folders.check_folder(model_folder) == folders.check_folder(tiny)
+
+
 def test_check_when_weights_are_quantised_refuses(model_folder, edit_json):
     edit_json(model_folder / "config.json", quantization_config={"quant_method": "awq"})
     assert refuse(model_folder).code == "model_quantized"
@@ -181,7 +204,14 @@ def test_check_when_templates_have_names_reads_the_default(model_folder, edit_js
 def test_check_when_attention_slides_ends_the_context_at_the_window(
     model_folder, edit_json, architecture, fields, context
 ):
-    edit_json(model_folder / "config.json", architectures=[architecture], max_position_embeddings=32_768, **fields)
+    kind = architecture.removesuffix("ForCausalLM").lower()
+    edit_json(
+        model_folder / "config.json",
+        architectures=[architecture],
+        model_type=kind,
+        max_position_embeddings=32_768,
+        **fields,
+    )
     assert folders.check_folder(model_folder).context_length == context
 
 
@@ -189,7 +219,7 @@ def test_check_when_attention_slides_ends_the_context_at_the_window(
     ("architecture", "missing"), [("Qwen2ForCausalLM", "q_proj.bias"), ("Qwen3ForCausalLM", "q_norm.weight")]
 )
 def test_check_when_architecture_has_weights_of_its_own_asks_for_them(model_folder, edit_json, architecture, missing):
-    edit_json(model_folder / "config.json", architectures=[architecture])
+    edit_json(model_folder / "config.json", architectures=[architecture], model_type=architecture[:5].lower())
     assert missing in refuse(model_folder).message
 
 

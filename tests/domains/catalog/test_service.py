@@ -299,17 +299,41 @@ def test_claim_fetch_when_claim_ran_out_is_handed_out_again_until_it_fails(catal
     assert "interrupted 3 times" in view.error
 
 
+def test_renew_fetch_when_under_way_keeps_others_away(catalog, clock):
+    claim_all(catalog, clock)
+    clock.advance(50)
+    with catalog.transaction() as tx:
+        service.renew_fetch(tx, TINY, now=clock.now(), claim_s=60)
+    clock.advance(50)
+    assert list(claim_all(catalog, clock)) == [SMOLLM2]
+
+
+def test_renew_fetch_when_given_back_is_no_attempt(catalog, clock):
+    for _ in range(service.MAX_ATTEMPTS + 1):
+        assert TINY in claim_all(catalog, clock)
+        with catalog.transaction() as tx:
+            service.renew_fetch(tx, TINY, now=clock.now(), claim_s=0.0)
+    assert get(catalog, TINY).status == "queued"
+
+
+def test_renew_fetch_when_over_changes_nothing(catalog, clock, tmp_path):
+    record(catalog, clock, claim_all(catalog, clock)[TINY], fetched_to(tmp_path))
+    with catalog.transaction() as tx:
+        service.renew_fetch(tx, TINY, now=clock.now(), claim_s=0.0)
+    assert get(catalog, TINY).status == "ready"
+
+
 def test_claim_fetch_from_many_threads_hands_each_model_out_once(catalog, clock):
     for number in range(6):
         add(catalog, clock, name=f"model-{number}")
     claimed = []
 
-    def claim_all() -> None:
+    def claim_until_none() -> None:
         # On PostgreSQL a row that another holds is skipped, so a thread may find nothing a little early.
         while (order := claim(catalog, clock)) is not None:
             claimed.append(order.name)
 
-    threads = [threading.Thread(target=claim_all) for _ in range(4)]
+    threads = [threading.Thread(target=claim_until_none) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
