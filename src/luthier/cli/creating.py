@@ -38,12 +38,7 @@ def create(
         output.note("")
     if not yes:
         output.require_start("Start this job?")
-    job = as_dict(connection.post("/v1/fine-tunes", body, idempotency_key=uuid.uuid4().hex))
-    if output.as_json:
-        output.write_json(job)
-        return job
-    output.line(str(job.get("id")))
-    return job
+    return as_dict(connection.post("/v1/fine-tunes", body, idempotency_key=uuid.uuid4().hex))
 
 
 def add_files(

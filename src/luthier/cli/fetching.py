@@ -18,7 +18,6 @@ import httpx
 from luthier.cli.connection import Connection
 from luthier.cli.exits import Exit, Failure
 
-BLOCK_BYTES = 1024 * 1024
 TRIES = 8  # in a row that bring nothing
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.5, 10.0
 
@@ -59,7 +58,7 @@ def copy_to_stdout(connection: Connection, path: str) -> None:
     """Write the content to stdout as it comes; a lost connection ends it with a Failure."""
     try:
         with connection.stream(path) as response:
-            for block in response.iter_bytes(BLOCK_BYTES):
+            for block in response.iter_bytes():
                 sys.stdout.buffer.write(block)
     except httpx.HTTPError as error:
         raise connection.unreachable(error) from error
@@ -142,7 +141,7 @@ def _append(
             file.truncate(0)
             have = 0
         file.seek(have)
-        for block in response.iter_raw(BLOCK_BYTES):
+        for block in response.iter_raw():  # as it comes: asked for larger blocks, httpx loses what it holds in a drop
             file.write(block)
             have += len(block)
             on_progress(have, content.size_bytes)

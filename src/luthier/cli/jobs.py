@@ -98,10 +98,20 @@ def create(
     output = Output(as_json=as_json)
     with connect(base_url) as connection:
         job = creating.create(output, connection, body, training, validation_file, yes=yes)
+        _show_created(output, job, as_stream=watch_it)
         if watch_it:
-            output.note("")
             raise typer.Exit(watching.watch(output, connection, job["id"]))
-    output.note(f"watch it with: luthier watch {job['id']}")
+
+
+def _show_created(output: Output, job: dict[str, Any], *, as_stream: bool) -> None:
+    if output.as_json:
+        if as_stream:  # the first of many lines
+            output.write_json_line({"kind": "job", "data": job})
+        else:
+            output.write_json(job)
+        return
+    output.line(job["id"])
+    output.note("" if as_stream else f"watch it with: luthier watch {job['id']}")
 
 
 @app.command("estimate", cls=Command)
