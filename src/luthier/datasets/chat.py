@@ -143,7 +143,7 @@ class ChatTemplate:
 
         Raises TemplateProblem, also when the template leaves tools, tool calls or reasoning out.
         """
-        messages = [_prepare(message) for message in row.messages]
+        messages = [prepare(message) for message in row.messages]
         text = self.render(messages, row.tools)
         self._require_all(messages, row.tools, text)
         turns = _Turns(self, messages, row.tools, text)
@@ -250,7 +250,7 @@ class _Turns:
         return None
 
 
-def _prepare(message: Message) -> Message:
+def prepare(message: Message) -> Message:
     """Shape a message as templates expect it: arguments as objects, reasoning under its usual names, no weight.
 
     Content is always there: beside tool calls it may be missing in the row, and templates trip over that.

@@ -16,6 +16,7 @@ from luthier.datasets.report import Issue
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 HEAD_BYTES = 4096  # of a file, enough to tell what it is
 MAX_DEPTH = 64  # far beyond any tool's schema, far below the interpreter's own limit
+LARGE_ROW_BYTES = 256 * 1024  # when memory ends at a row that is smaller, the row is not to blame
 SHOWN_CHARACTERS = 60  # of a value that a message quotes
 
 _WRITE_HINT = "write one JSON object a line, as json.dumps(row) does, with nothing before or after it"
@@ -83,6 +84,8 @@ def parse(line: bytes, number: int, offset: int) -> dict[str, Any]:
     except RecursionError:
         raise Unreadable(_too_deep(number, "$")) from None
     except MemoryError:
+        if len(line) < LARGE_ROW_BYTES:  # it is not this row that needs the memory
+            raise
         raise Unreadable(
             Issue(
                 number,

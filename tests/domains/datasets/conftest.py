@@ -46,6 +46,23 @@ THINKING = """
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
+TEMPLATES = {
+    "chatml": CHATML,
+    "default system": CHATML_WITH_DEFAULT,
+    "trimming": TRIMMING,
+    "thinking": THINKING,
+    "no end": "{% for message in messages %}{{ message.role + ': ' + message.content + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
+    "generation": (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+        "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    "broken": "{% for message in messages %}",
+    "hostile": "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+    "hostile namespace": "{% set ns = namespace(__class__=1) %}{{ ns }}",
+    "dated": "{{ strftime_now('%Y') }}" + CHATML,
+}
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CORPUS = ["the price of a job is the price of its tokens", "user assistant system hello there, how are you?"] * 20
 
@@ -66,9 +83,10 @@ def tokenizer():
 
 @pytest.fixture
 def make_model(tmp_path, tokenizer):
-    """Return a function that writes a model folder with a template, or without one."""
+    """Return a function that writes a model folder with a template, by its name, or without one."""
 
-    def make(template: str | None, *, adds_bos: bool = False, in_own_file: bool = False):
+    def make(name: str | None, *, adds_bos: bool = False, in_own_file: bool = False):
+        template = None if name is None else TEMPLATES[name]
         folder = tmp_path / "model"
         folder.mkdir(exist_ok=True)
         own = Tokenizer.from_str(tokenizer.to_str())
