@@ -24,6 +24,7 @@ JSON_MAX_DEPTH = 64  # the deepest documented body has 6; parsers recurse, and 1
 INLINE_JSON_BYTES = 64 * 1024  # a larger document is judged in a thread: other requests must not wait for it
 
 _STREAMED = re.compile(r"/v1/uploads/[^/]+|/v1/files/upload")
+_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # and not a backslash that is followed by u0000
 _JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACES_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -49,6 +50,7 @@ class BodyLimits:
             return
         headers = Headers(scope=scope)
         try:
+            _require_no_nul_in_url(scope)
             body = await self._read(headers, receive)
             if body and _is_json(headers):
                 await _require_json(body)
@@ -114,6 +116,13 @@ def _is_json(headers: Headers) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
+def _require_no_nul_in_url(scope: Scope) -> None:
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        raise InvalidRequest(
+            "invalid_url", "the URL holds the character NUL (%00)", hint="no id, name or value of this API has one"
+        )
+
+
 async def _require_json(body: bytes) -> None:
     if len(body) <= INLINE_JSON_BYTES:
         require_json(body)
@@ -124,10 +133,13 @@ async def _require_json(body: bytes) -> None:
 def require_json(body: bytes) -> None:
     """Raise InvalidRequest unless the body is JSON by the standard, not too deep, with no key twice in an object.
 
-    The parser behind the handlers would let NaN, lone surrogates and repeated keys pass.
+    The parser behind the handlers would let NaN, lone surrogates and repeated keys pass; NUL is JSON, but
+    PostgreSQL keeps no text with one.
     """
     if _is_deeper_than(body, JSON_MAX_DEPTH):
         raise _invalid_json(f"it is nested deeper than {JSON_MAX_DEPTH} levels")
+    if _ESCAPED_NUL.search(body):
+        raise _invalid_json("a string holds the character NUL")
     try:
         msgspec.json.decode(body)
         json.loads(body, object_pairs_hook=_require_unique_keys)
