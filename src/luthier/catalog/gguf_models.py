@@ -107,7 +107,9 @@ def _read_weights(source: Path, reader: GGUFReader, config: Config) -> Iterator[
     shapes = expected_shapes(config)
     for tensor in reader.tensors:
         name = _translate_name(source, tensor.name)
-        weight = cast("NDArray[np.float32]", dequantize(tensor.data, tensor.tensor_type))
+        weight = cast(
+            "NDArray[np.float32]", dequantize(np.asarray(tensor.data), tensor.tensor_type)
+        )  # a memmap is slow to cut
         shape = shapes.pop(name, None)
         if weight.shape != shape:
             raise _damaged(source, f"{tensor.name} is {weight.shape}, not {shape}")
