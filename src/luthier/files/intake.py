@@ -19,8 +19,10 @@ BLOCK_BYTES = 4 * 1024 * 1024
 class Intake:
     """Takes bytes in order. At most two blocks are in memory: one collected, one being worked on."""
 
-    def __init__(self, writer: ObjectWriter) -> None:
-        self._writer = writer
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._writer: ObjectWriter | None = None  # opened by the thread that writes, with the first block
         self._digest = hashlib.sha256()
         self._collected: list[bytes] = []
         self._collected_bytes = 0
@@ -43,20 +45,31 @@ class Intake:
 
     async def commit(self) -> None:
         """Make the object durable and visible."""
+        assert self._writer, "commit comes after finish"
         await self._run(self._writer.commit)
 
     async def abort(self) -> None:
         """Drop everything. Nothing happens after commit."""
         if self._working:
             await asyncio.wait(self._working)  # the writer is used by one thread at a time
-        await self._run(self._writer.abort)
+        if self._writer:
+            await self._run(self._writer.abort)
 
     async def _hand_over(self) -> None:
         await self._settle()
         block, self._collected = self._collected, []
         self._collected_bytes = 0
         # Piece by piece: joining them would cost a third of the whole upload's processor time.
-        self._working = [self._run(_apply, self._digest.update, block), self._run(_apply, self._writer.write, block)]
+        self._working = [self._run(self._hash, block), self._run(self._write, block)]
+
+    def _hash(self, block: Sequence[bytes]) -> None:
+        for piece in block:
+            self._digest.update(piece)
+
+    def _write(self, block: Sequence[bytes]) -> None:
+        self._writer = self._writer or self._store.open_writer(self._key)
+        for piece in block:
+            self._writer.write(piece)
 
     async def _settle(self) -> None:
         """Wait for the block being worked on; raise what went wrong with it."""
@@ -71,15 +84,10 @@ class Intake:
         return asyncio.get_running_loop().run_in_executor(None, function, *arguments)
 
 
-def _apply(function: Callable[[bytes], None], pieces: Sequence[bytes]) -> None:
-    for piece in pieces:
-        function(piece)
-
-
 @asynccontextmanager
 async def open_intake(store: ObjectStore, key: str) -> AsyncIterator[Intake]:
     """Begin an object; unless the body commits it, nothing of it stays."""
-    intake = Intake(await asyncio.get_running_loop().run_in_executor(None, store.open_writer, key))
+    intake = Intake(store, key)
     try:
         yield intake
     finally:
