@@ -84,6 +84,8 @@ def damaged(draw):
 @example(b'{"text":"a","t\\u0065xt":"b"}')
 @example(b'{"text":"a","\\u0074ext":"b"}')
 @example(b'{"prompt":"a","completion":"b","prompt":"c"}')
+@example(b'{"text":"a","text":"\\u0022\\u0022\\u0022\\u0022"}')
+@example(b'{"text":"\\"","text":"b"}')
 @example(b'{"messages":[{"role":"assistant","content":"a","content":"b"}]}')
 def test_fast_path_when_it_takes_a_line_agrees_with_the_rules(line):
     clean_format = fast.find_clean_format(line)

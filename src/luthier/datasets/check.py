@@ -6,8 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,14 +46,13 @@ class Findings(msgspec.Struct):
     features: set[formats.Feature] = set()
     row_formats: dict[formats.RowFormat, FormatLines] = {}
 
-    def add_row(self, row_format: formats.RowFormat, line: int) -> None:
-        """Count a row of a known format."""
-        seen = self.row_formats.get(row_format)
-        if seen is None:
-            seen = self.row_formats[row_format] = FormatLines()
-        seen.count += 1
-        if len(seen.first) < ISSUES_KEPT:
-            seen.first.append(line)
+    def add_clean_rows(self, clean_formats: Sequence[formats.RowFormat | None]) -> None:
+        """Count the rows that need no closer look: their formats, line by line from the first, None for the others."""
+        for name, count in Counter(clean_formats).items():
+            if name is not None:
+                on_lines = (line for line, found in enumerate(clean_formats, start=1) if found == name)
+                self.row_formats[name] = FormatLines(count, list(islice(on_lines, ISSUES_KEPT)))
+                self.rows += count
 
     def add_check(self, check: formats.RowCheck) -> None:
         """Take in one line that was looked at closely."""
@@ -61,7 +63,10 @@ class Findings(msgspec.Struct):
         _extend(self.warnings, check.warnings)
         self.features |= check.features
         if check.format is not None:
-            self.add_row(check.format, check.line)
+            seen = self.row_formats.setdefault(check.format, FormatLines())
+            seen.count += 1
+            insort(seen.first, check.line)
+            del seen.first[ISSUES_KEPT:]
 
     def add_next(self, part: Findings) -> None:
         """Take in the findings of the stretch that follows this one, whose lines were counted from 1."""
@@ -117,15 +122,13 @@ def check_range(file: BinaryIO, start: int, end: int) -> Findings:
     """Check the lines that begin in a byte range; they are numbered from 1."""
     block = lines.read_block(file, start, end)
     findings = Findings(line_count=len(block.lines))
-    offset = block.start
-    for number, line in enumerate(block.lines, start=1):
-        clean_format = fast.find_clean_format(line)
-        if clean_format is not None:
-            findings.rows += 1
-            findings.add_row(clean_format, number)
-        else:
-            findings.add_check(formats.check_line(line, number, offset))
-        offset += len(line) + 1
+    clean_formats = list(map(fast.find_clean_format, block.lines))
+    findings.add_clean_rows(clean_formats)
+    if None in clean_formats:
+        offsets = accumulate((len(line) + 1 for line in block.lines), initial=block.start)
+        for number, (line, offset, clean) in enumerate(zip(block.lines, offsets, clean_formats, strict=False), start=1):
+            if clean is None:
+                findings.add_check(formats.check_line(line, number, offset))
     return findings
 
 

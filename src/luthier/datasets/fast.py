@@ -1,13 +1,16 @@
 """The fast path: recognise a row of the common shapes that has no issue at all, at the speed of C.
 
 It may refuse a good row (``formats`` then looks closer) but never accepts one about which ``formats`` has anything to
-say; a property test holds this. A typed decoder checks keys, types and roles. What such a decoder lets pass,
-a repeated key, is found by counting: inside a JSON string a quote is escaped, so ``"role"`` stands in
-the bytes once for each key that is spelt so. A key spelt with escapes would dodge the count.
+say; a property test holds this. A typed decoder checks keys, types and roles. What such a decoder lets pass, a
+repeated key, is found by counting quotes that are not escaped: two for each key and each string that the row should
+have, and any more belong to a repeated key.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
+import operator
 import re
 from typing import Annotated, Literal
 
@@ -17,7 +20,7 @@ from luthier.datasets import lines
 
 CleanFormat = Literal["conversation", "instruction", "general"]
 
-_ESCAPED_LETTER = re.compile(rb"\\u00[67]")  # a to z; DEL and the like are refused along with them
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _Filled = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -27,10 +30,7 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class _Row(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """Keys that are there are never empty, so that empty means absent.
-
-    That holds for the list too: an empty one under a repeated key would add nothing to the counts.
-    """
+    """Keys that are there are never empty, so that empty means absent."""
 
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1)] = []
     prompt: _Filled = ""
@@ -49,25 +49,36 @@ def find_clean_format(line: bytes) -> CleanFormat | None:
         row = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, MemoryError):
         return None
-    clean: CleanFormat | None = None
-    match bool(row.messages), bool(row.prompt), bool(row.completion), bool(row.text):
-        case True, False, False, False if _is_clean_conversation(row.messages, line):
-            clean = "conversation"
-        case False, True, True, False if line.count(b'"prompt"') == 1 == line.count(b'"completion"'):
-            clean = "instruction"
-        case False, False, False, True if line.count(b'"text"') == 1:
-            clean = "general"
-    if b"\\u00" in line and _ESCAPED_LETTER.search(line):
-        return None
-    return clean
+    if row.messages:
+        alone = not (row.prompt or row.completion or row.text)
+        return "conversation" if alone and _is_clean_conversation(row.messages, line) else None
+    if row.text:
+        alone = not (row.prompt or row.completion)
+        return "general" if alone and _has_strings(2, line) else None
+    complete = row.prompt and row.completion
+    return "instruction" if complete and _has_strings(4, line) else None
 
 
 def _is_clean_conversation(messages: list[_Message], line: bytes) -> bool:
-    previous, has_assistant = "", False
-    for message in messages:
-        role = message.role
-        if role == previous or (role == "system" and previous):
-            return False
-        has_assistant = has_assistant or role == "assistant"
-        previous = role
-    return has_assistant and line.count(b'"role"') == len(messages) == line.count(b'"content"')
+    roles = tuple(map(_get_role, messages))
+    return _are_clean(roles) and _has_strings(1 + 4 * len(messages), line)
+
+
+def _has_strings(count: int, line: bytes) -> bool:
+    """Whether a line of JSON is spelt with exactly so many strings, keys included."""
+    escaped = line.count(b'"') - 2 * count  # what the quotes inside of strings must add up to
+    if escaped == 0:
+        return True
+    if b"\\\\" in line:  # then a backslash before a quote may itself be escaped
+        return _ESCAPE.findall(line).count(b'\\"') == escaped
+    return line.count(b'\\"') == escaped
+
+
+_get_role = operator.attrgetter("role")
+
+
+@functools.lru_cache(maxsize=4096)  # most files have a few sequences of roles
+def _are_clean(roles: tuple[str, ...]) -> bool:
+    """Whether the roles have an assistant among them, no repetition, and a system message only in front."""
+    repeated = any(role == previous for previous, role in itertools.pairwise(roles))
+    return "assistant" in roles and "system" not in roles[1:] and not repeated

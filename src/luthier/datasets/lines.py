@@ -30,16 +30,16 @@ def read_block(file: BinaryIO, start: int, end: int) -> Block:
     seek_to = max(start - 1, 0)  # the byte before tells whether a line begins at `start`
     file.seek(seek_to)
     data = file.read(end - seek_to)
-    if start > 0:
-        newline = data.find(b"\n", 0, len(data) - 1)
-        if newline < 0:
-            return Block(end, [])
-        start += newline
-        data = data[newline + 1 :]
-    if not data.endswith(b"\n"):
-        data += _read_tail(file, MAX_LINE_BYTES + 1 - (len(data) - data.rfind(b"\n") - 1))
+    last_newline = data.rfind(b"\n")
+    if last_newline < 0 < start:
+        return Block(end, [])
+    if last_newline + 1 < len(data):
+        data += _read_tail(file, MAX_LINE_BYTES + 1 - (len(data) - last_newline - 1))
     lines = data.split(b"\n")
-    if not lines[-1]:
+    if start > 0:
+        begun_before = lines.pop(0)
+        start += len(begun_before)
+    if lines and not lines[-1]:
         lines.pop()
     return Block(start, lines)
 
