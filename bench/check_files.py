@@ -23,14 +23,15 @@ from pathlib import Path
 MB = 1_000_000
 PEER_REQUIREMENT = "together==1.5.35"
 SAMPLE_EVERY_S = 0.02
-WORDS = (
+TEXT = (
     "a after all and answer around as ask at batch because been between but can card check checkpoint could data "
     "deposit does each epoch error event every file find first for from gradient has have hint how if in is it job "
     "key learning line long loss made message model more most no not now of on one only or other our out over price "
     "rate refund row run same see server set she should so some step such take than that the their then there these "
     "they this time to token training two under up use very was way we what when where which who why will with would "
     "you your Zürich café naïve — “quoted” 😀 123 4,096 0.5% don't it's `code`"
-).split()  # noqa: SIM905 - a hundred words are read more easily so
+)
+WORDS = TEXT.split()
 
 # Each prints one JSON line: seconds, rows, whether the file passed.
 OUR_SIDE = """
