@@ -1,1 +1,1 @@
-"""The worker: trains one job in one run directory. torch and transformers live here, and nowhere else."""
+"""The worker: trains one job in one run directory. torch lives here, and nowhere else."""

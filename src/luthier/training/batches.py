@@ -18,9 +18,9 @@ class Batch:
     ``positions`` are those whose next token is learnt, ``targets`` are these next tokens.
     """
 
-    input_ids: Tensor  # [1, tokens]
-    position_ids: Tensor  # [1, tokens], from 0 in each segment
-    segments: tuple[int, ...]
+    input_ids: Tensor  # [tokens]
+    position_ids: Tensor  # [tokens], from 0 in each segment
+    segments: list[int]
     positions: Tensor  # [targets]
     targets: Tensor  # [targets]
 
@@ -46,13 +46,13 @@ class Rows:
             yield self._join(pending)
 
     def _join(self, parts: Sequence[_Row]) -> Batch:
-        segments = tuple(len(part.input_ids) for part in parts)
+        segments = [len(part.input_ids) for part in parts]
         starts = [sum(segments[:index]) for index in range(len(segments))]
         position_ids = torch.cat([torch.arange(length) for length in segments])
         positions = torch.cat([part.positions + start for part, start in zip(parts, starts, strict=True)])
         return Batch(
-            input_ids=torch.cat([part.input_ids for part in parts])[None].to(self._device),
-            position_ids=position_ids[None].to(self._device),
+            input_ids=torch.cat([part.input_ids for part in parts]).to(self._device),
+            position_ids=position_ids.to(self._device),
             segments=segments,
             positions=positions.to(self._device),
             targets=torch.cat([part.targets for part in parts]).to(self._device),

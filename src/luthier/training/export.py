@@ -37,11 +37,14 @@ COPIED = (
 
 @dataclass(frozen=True)
 class Exporter:
-    """Writes archives of the weights as they are now. ``adapted`` is empty when every weight is trained."""
+    """Writes archives of the weights as they are now. ``adapted`` is empty when every weight is trained.
+
+    Names, order and types of full weights are those of the base model's files.
+    """
 
     run_directory: Path
     spec: TrainingSpec
-    module: nn.Module
+    parameters: Mapping[str, nn.Parameter]
     adapted: Mapping[str, LoraLinear]
 
     def save_checkpoint(self, step: int, results: Results) -> CheckpointSaved:
@@ -91,7 +94,9 @@ class Exporter:
         return Weight(weight.name, weight.dtype, weight.shape, compute)
 
     def _take_trained(self, weight: Weight) -> Weight:
-        parameter = self.module.get_parameter(weight.name)
+        parameter = self.parameters.get(weight.name)
+        if parameter is None:  # a buffer that an older program saved
+            return weight
         return Weight(weight.name, weight.dtype, weight.shape, lambda: parameter.to(weight.dtype))
 
     def _name_adapter_weights(self) -> dict[str, Tensor]:

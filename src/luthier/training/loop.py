@@ -15,7 +15,7 @@ from luthier.training.batches import Rows
 from luthier.training.card import Results
 from luthier.training.failures import NonFiniteLoss
 from luthier.training.model import Model
-from luthier.training.optimizer import Optimizer
+from luthier.training.optimizer import AdamW
 from luthier.training.plan import Plan, Step
 from luthier.training.schedule import get_factor
 
@@ -38,7 +38,7 @@ class Trainer:
         self._validation = validation
         self._plan = plan
         self._chosen = hyperparameters
-        self._optimizer = Optimizer(
+        self._optimizer = AdamW(
             [parameter for parameter in model.module.parameters() if parameter.requires_grad],
             weight_decay=hyperparameters.weight_decay,
             max_grad_norm=hyperparameters.max_grad_norm,

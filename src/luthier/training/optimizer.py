@@ -10,63 +10,69 @@ from torch import Tensor, nn
 
 from luthier.training.failures import NonFiniteLoss
 
-BETAS = (0.9, 0.999)
+BETA_1, BETA_2 = 0.9, 0.999
 EPSILON = 1e-8
 
 
-class Optimizer:
-    """Holds fp32 masters of the trained parameters and their gradients, summed in fp32.
+class Master:
+    """A trained parameter in fp32 with its gradient, summed in fp32, and its moments.
 
-    A parameter that is fp32 already is its own master. A bf16 one gets a master of its own, to which each backward
-    pass adds its gradient and from which the parameter is written after each step.
+    A parameter that is fp32 already is its own master. A bf16 one gets a copy, to which each backward pass adds its
+    gradient and from which it is written after each step: small steps vanish in bf16.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, weight_decay: float, max_grad_norm: float) -> None:
-        self._max_grad_norm = max_grad_norm
-        self._masters: list[Tensor] = []
-        self._copies: list[tuple[nn.Parameter, Tensor]] = []
-        for parameter in parameters:
-            self._masters.append(parameter if parameter.dtype == torch.float32 else self._make_master(parameter))
+    def __init__(self, parameter: nn.Parameter, weight_decay: float) -> None:
+        self._parameter = parameter
+        self.value = parameter.detach().float()  # the same memory when it is fp32
+        self.gradient = torch.zeros_like(self.value)
+        self._mean = torch.zeros_like(self.value)
+        self._square = torch.zeros_like(self.value)
         # Biases and the gains of norms are vectors: pulling them to zero is no regularisation.
-        groups = [
-            {"params": [master for master in self._masters if master.ndim > 1], "weight_decay": weight_decay},
-            {"params": [master for master in self._masters if master.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self._adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]], betas=BETAS, eps=EPSILON, fused=True
-        )
+        self._weight_decay = weight_decay if parameter.ndim > 1 else 0.0
+        parameter.register_post_accumulate_grad_hook(self._take_gradient)  # type: ignore[no-untyped-call]  # torch's own
 
-    def _make_master(self, parameter: nn.Parameter) -> Tensor:
-        master = parameter.detach().float()
-        master.grad = torch.zeros_like(master)
-        self._copies.append((parameter, master))
+    def _take_gradient(self, parameter: nn.Parameter) -> None:
+        assert parameter.grad is not None
+        self.gradient += parameter.grad
+        parameter.grad = None
 
-        def take_gradient(one: Tensor) -> None:
-            assert master.grad is not None
-            assert one.grad is not None
-            master.grad += one.grad
-            one.grad = None
+    def step(self, learning_rate: float, number: int) -> None:
+        """Take step ``number`` (from 1) and forget the gradient."""
+        self.value.mul_(1 - learning_rate * self._weight_decay)
+        self._mean.lerp_(self.gradient, 1 - BETA_1)
+        self._square.mul_(BETA_2).addcmul_(self.gradient, self.gradient, value=1 - BETA_2)
+        spread = (self._square / (1 - BETA_2**number)).sqrt_().add_(EPSILON)
+        self.value.addcdiv_(self._mean, spread, value=-learning_rate / (1 - BETA_1**number))
+        self.gradient.zero_()
+        if self._parameter.dtype != torch.float32:
+            self._parameter.copy_(self.value)
 
-        parameter.register_post_accumulate_grad_hook(take_gradient)  # type: ignore[no-untyped-call]  # torch's own
-        return master
 
+class AdamW:
+    """Loshchilov and Hutter 2019 (arXiv:1711.05101). torch's own imports its compiler first, which takes seconds."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, weight_decay: float, max_grad_norm: float) -> None:
+        self._masters = [Master(parameter, weight_decay) for parameter in parameters]
+        self._max_grad_norm = max_grad_norm
+        self._steps = 0
+
+    @torch.no_grad()
     def step(self, learning_rate: float) -> float:
         """Take one step and forget the gradients; return their norm before clipping.
 
         Raises NonFiniteLoss before anything is changed when the norm is no finite number.
         """
-        gradients = [master.grad for master in self._masters if master.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not math.isfinite(norm.item()):
-            raise NonFiniteLoss(f"the gradient's norm is {norm.item()}", hint="use a lower learning_rate")
-        if self._max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(self._masters, self._max_grad_norm, norm)
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
-        self._adamw.step()
-        for gradient in gradients:
-            gradient.zero_()
-        with torch.no_grad():
-            for parameter, master in self._copies:
-                parameter.copy_(master)
-        return norm.item()
+        norm = self._measure_norm()
+        if not math.isfinite(norm):
+            raise NonFiniteLoss(f"the gradient's norm is {norm}", hint="use a lower learning_rate")
+        self._steps += 1
+        scale = self._max_grad_norm / (norm + 1e-6)  # as torch's clip_grad_norm_ has it
+        for master in self._masters:
+            if self._max_grad_norm and scale < 1:
+                master.gradient *= scale
+            master.step(learning_rate, self._steps)
+        return norm
+
+    def _measure_norm(self) -> float:
+        norms: list[Tensor] = [master.gradient.norm() for master in self._masters]
+        return float(torch.stack(norms).norm())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 from luthier.datasets.tokens import open_tokens
@@ -26,11 +27,10 @@ from luthier.training.failures import DataFault, Progress
 from luthier.training.loop import Trainer
 from luthier.training.model import load_model
 from luthier.training.plan import make_plan
-from luthier.training.watch import StopRequest
 
 
 def run_job(
-    directory: Path, spec: TrainingSpec, journal: JournalWriter, stop: StopRequest, progress: Progress
+    directory: Path, spec: TrainingSpec, journal: JournalWriter, stop: threading.Event, progress: Progress
 ) -> Finished:
     """Train, write the outputs and return the journal's last message. Raises whatever goes wrong."""
     chosen = spec.hyperparameters
@@ -44,11 +44,10 @@ def run_job(
 
     model = load_model(spec.base_model, place)
     adapted = lora.attach(model.module, chosen.training_type) if isinstance(chosen.training_type, Lora) else {}
-    param_count, trainable_param_count = model.count_parameters()
-    journal.write(ModelLoaded(param_count=param_count, trainable_param_count=trainable_param_count))
+    journal.write(ModelLoaded(param_count=model.param_count, trainable_param_count=model.count_trained()))
 
     trainer = Trainer(model, rows, validation, plan, chosen)
-    exporter = Exporter(directory, spec, model.module, adapted)
+    exporter = Exporter(directory, spec, dict(model.module.named_parameters()), adapted)
     journal.write(
         TrainingStarted(
             total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch, train_tokens=sum(rows.lengths)

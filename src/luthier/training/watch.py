@@ -14,16 +14,11 @@ LEASE_LOST_EXIT = 1
 CHECKS_A_LEASE = 20  # the lease is looked at this often while it lasts: it is overrun by 5 % at most
 
 
-class StopRequest:
-    """Set by SIGTERM; the loop looks at it after each step."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        signal.signal(signal.SIGTERM, lambda _number, _frame: self._event.set())
-
-    def is_set(self) -> bool:
-        """Return whether the run was asked to stop."""
-        return self._event.is_set()
+def listen_for_stop() -> threading.Event:
+    """Return what SIGTERM sets; the loop looks at it after each step."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+    return stop
 
 
 class LeaseWatch(threading.Thread):

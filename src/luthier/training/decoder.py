@@ -1,0 +1,187 @@
+"""The decoder of Llama and its kin (Mistral, Qwen2, Qwen3): pre-norm blocks of grouped-query attention and gated MLP.
+
+Module names are those of the checkpoint. Every row attends to itself alone, row by row, so that packing costs nothing
+and leaks nothing; no mask and no padding exists. The tests hold it against transformers' own classes.
+
+Ours, because a worker that imports transformers spends longer on that than on torch, and more than a small job trains.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from luthier.training.architecture import Architecture
+
+# Beyond this many tokens at once a block keeps its input only and computes the rest again in the backward pass: a
+# token of a 135M model holds about 4 MB of activations in fp32, and a row of 8,192 tokens would hold 32 GB.
+RECOMPUTE_BEYOND_TOKENS = 1024
+
+
+class Weights:
+    """The tensors of a checkpoint, taken one by one; what is left over has no place in the model."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def take(self, name: str) -> nn.Parameter:
+        """Return a tensor as a parameter. Raises KeyError with its name."""
+        return nn.Parameter(self._tensors.pop(name))
+
+    def take_linear(self, name: str) -> nn.Linear:
+        """Return a linear layer, with a bias when the checkpoint has one."""
+        has_bias = f"{name}.bias" in self._tensors
+        linear = nn.Linear(1, 1, bias=has_bias, device="meta")
+        linear.weight = self.take(f"{name}.weight")
+        linear.out_features, linear.in_features = linear.weight.shape
+        if has_bias:
+            linear.bias = self.take(f"{name}.bias")
+        return linear
+
+    def take_norm(self, name: str, epsilon: float) -> RmsNorm:
+        """Return a norm."""
+        return RmsNorm(self.take(f"{name}.weight"), epsilon)
+
+    def list_left_over(self) -> list[str]:
+        """Return the names that nothing has taken."""
+        return sorted(self._tensors)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+
+class RmsNorm(nn.Module):
+    """Divide by the root mean square, in fp32 (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, weight: nn.Parameter, epsilon: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm the last dimension."""
+        # Written out: torch's own rms_norm was ten times slower on a CPU.
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)
+        return self.weight * wide.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal attention inside each segment."""
+
+    def __init__(self, architecture: Architecture, weights: Weights, name: str) -> None:
+        super().__init__()
+        self.head_size = architecture.head_size
+        self.groups = architecture.num_attention_heads // architecture.kv_head_count
+        self.q_proj = weights.take_linear(f"{name}.q_proj")
+        self.k_proj = weights.take_linear(f"{name}.k_proj")
+        self.v_proj = weights.take_linear(f"{name}.v_proj")
+        self.o_proj = weights.take_linear(f"{name}.o_proj")
+        has_norms = f"{name}.q_norm.weight" in weights  # Qwen3: each head, before it is turned
+        epsilon = architecture.rms_norm_eps
+        self.q_norm = weights.take_norm(f"{name}.q_norm", epsilon) if has_norms else nn.Identity()
+        self.k_norm = weights.take_norm(f"{name}.k_norm", epsilon) if has_norms else nn.Identity()
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], segments: list[int]) -> Tensor:
+        """Map [tokens, width] to [tokens, width]; no token sees a later one, or one of another segment."""
+        heads = (len(x), -1, self.head_size)  # [tokens, heads, size]
+        query = rotate(self.q_norm(self.q_proj(x).view(heads)).transpose(0, 1), rotation)  # [heads, tokens, size]
+        key = rotate(self.k_norm(self.k_proj(x).view(heads)).transpose(0, 1), rotation)
+        value = self.v_proj(x).view(heads).transpose(0, 1)
+        if self.groups > 1:  # scaled_dot_product_attention can do this itself, half as fast on a CPU
+            key = key.repeat_interleave(self.groups, dim=0)
+            value = value.repeat_interleave(self.groups, dim=0)
+        parts = zip(*(torch.split(tensor[None], segments, dim=2) for tensor in (query, key, value)), strict=True)
+        attended = [functional.scaled_dot_product_attention(q, k, v, is_causal=True) for q, k, v in parts]
+        joined = torch.cat([part[0].transpose(0, 1) for part in attended])  # [tokens, heads, size]
+        projected: Tensor = self.o_proj(joined.view(len(x), -1))
+        return projected
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair (i, i + half) of a head, [heads, tokens, size], by its position's angle."""
+    cosine, sine = rotation
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat((-second, first), dim=-1) * sine
+
+
+class Mlp(nn.Module):
+    """Gated feed-forward layer."""
+
+    def __init__(self, weights: Weights, name: str) -> None:
+        super().__init__()
+        self.gate_proj = weights.take_linear(f"{name}.gate_proj")
+        self.up_proj = weights.take_linear(f"{name}.up_proj")
+        self.down_proj = weights.take_linear(f"{name}.down_proj")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map each token by itself."""
+        down: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return down
+
+
+class Block(nn.Module):
+    """One layer: attention, then MLP, each behind a norm and beside a residual."""
+
+    def __init__(self, architecture: Architecture, weights: Weights, name: str) -> None:
+        super().__init__()
+        epsilon = architecture.rms_norm_eps
+        self.input_layernorm = weights.take_norm(f"{name}.input_layernorm", epsilon)
+        self.self_attn = Attention(architecture, weights, f"{name}.self_attn")
+        self.post_attention_layernorm = weights.take_norm(f"{name}.post_attention_layernorm", epsilon)
+        self.mlp = Mlp(weights, f"{name}.mlp")
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], segments: list[int]) -> Tensor:
+        """Map [tokens, width] to [tokens, width]."""
+        x = x + self.self_attn(self.input_layernorm(x), rotation, segments)
+        after: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return after
+
+
+class Trunk(nn.Module):
+    """Everything but the output layer: from tokens to hidden states."""
+
+    def __init__(self, architecture: Architecture, weights: Weights) -> None:
+        super().__init__()
+        self.frequencies = architecture.rope.make_frequencies(architecture.head_size)
+        self.embed_tokens = nn.Embedding(1, 1, device="meta")
+        self.embed_tokens.weight = weights.take("model.embed_tokens.weight")
+        self.layers = nn.ModuleList(
+            Block(architecture, weights, f"model.layers.{number}") for number in range(architecture.num_hidden_layers)
+        )
+        self.norm = weights.take_norm("model.norm", architecture.rms_norm_eps)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, segments: list[int]) -> Tensor:
+        """Map [tokens] to [tokens, width]."""
+        x: Tensor = self.embed_tokens(input_ids)  # [tokens, width]
+        angles = position_ids[:, None].float() * self.frequencies.to(x.device)  # [tokens, size / 2], in fp32
+        angles = torch.cat((angles, angles), dim=-1)
+        rotation = (angles.cos().to(x.dtype), angles.sin().to(x.dtype))
+        recomputes = torch.is_grad_enabled() and len(input_ids) > RECOMPUTE_BEYOND_TOKENS
+        for block in self.layers:
+            if recomputes:
+                x = checkpoint(block, x, rotation, segments, use_reentrant=False)
+            else:
+                x = block(x, rotation, segments)
+        normed: Tensor = self.norm(x)
+        return normed
+
+
+class Decoder(nn.Module):
+    """The whole model. ``forward`` ends at the hidden states; the losses take ``lm_head`` for those they need."""
+
+    def __init__(self, architecture: Architecture, weights: Weights) -> None:
+        super().__init__()
+        self.model = Trunk(architecture, weights)
+        if architecture.tie_word_embeddings:
+            self.lm_head = nn.Linear(1, 1, bias=False, device="meta")
+            self.lm_head.weight = self.model.embed_tokens.weight
+        else:
+            self.lm_head = weights.take_linear("lm_head")
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, segments: list[int]) -> Tensor:
+        """Return the hidden states [tokens, width] of ``input_ids`` [tokens], whose rows have these lengths."""
+        hidden: Tensor = self.model(input_ids, position_ids, segments)
+        return hidden
