@@ -57,9 +57,22 @@ def settings(home) -> Settings:
 
 
 @pytest.fixture
+def run_service():
+    """How to run a service with a store, a database or settings of a test's own."""
+    return _run_service
+
+
+@pytest.fixture
 def service(settings, database, clock) -> Iterator[Service]:
     """The service on a free port, with a new home and an empty store; once on each database."""
-    with run_service(settings, database, DiskStore(settings.objects_dir), clock) as running:
+    with _run_service(settings, database, DiskStore(settings.objects_dir), clock) as running:
+        yield running
+
+
+@pytest.fixture
+def second_service(settings, service) -> Iterator[Service]:
+    """Another server on the same database, store and home; it has no key of its own."""
+    with run_service(settings, service.database, service.store, service.clock) as running:
         yield running
 
 
@@ -94,7 +107,7 @@ def make_key(service: Service, tx: Any, project_id: str, *, is_admin: bool) -> s
 
 
 @contextmanager
-def run_service(settings: Settings, database: Database, store: ObjectStore, clock: ManualClock) -> Iterator[Service]:
+def _run_service(settings: Settings, database: Database, store: ObjectStore, clock: ManualClock) -> Iterator[Service]:
     """Serve the real app on a free port for the length of the block."""
     master_key = home_dir.prepare(settings)
     with database.transaction() as tx:
