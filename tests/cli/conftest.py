@@ -65,6 +65,12 @@ class Cli:
         return Result(process.returncode, process.stdout, process.stderr)
 
 
+@pytest.fixture(scope="session")
+def make_cli() -> type[Cli]:
+    """Make a command line from a home, a folder to run in, and more environment."""
+    return Cli
+
+
 @pytest.fixture
 def cli(home, tmp_path) -> Cli:
     """The command line with an empty home, in an empty folder."""

@@ -56,7 +56,7 @@ def test_fetch_when_connection_drops_often_then_it_is_resumed_to_the_same_bytes(
     assert target.read_bytes() == DATA
     assert content.sha256 == hashlib.sha256(DATA).hexdigest()
     assert source.starts == [0, 70_000, 140_000, 210_000, 280_000]
-    assert os.listdir(target.parent) == ["model.tar.zst"]
+    assert list(target.parent.iterdir()) == [target]
 
 
 def test_fetch_when_run_again_after_it_was_broken_off_then_goes_on_where_it_ended(serve, connect, tmp_path):
@@ -88,7 +88,7 @@ def test_fetch_when_content_changed_meanwhile_then_old_bytes_are_not_mixed_in(se
         peer.answer = Source(changed)
         with pytest.raises(Failure, match="sha256") as caught:
             fetch(connection, target, content=content)
-        assert os.listdir(tmp_path) == []
+        assert not list(tmp_path.iterdir())
         fetch(connection, target)
     assert caught.value.exit_code is Exit.SERVER
     assert target.read_bytes() == changed
@@ -97,7 +97,7 @@ def test_fetch_when_content_changed_meanwhile_then_old_bytes_are_not_mixed_in(se
 def test_fetch_when_bytes_differ_from_the_announced_hash_then_nothing_is_kept(serve, connect, tmp_path):
     with serve(Source(sha256="0" * 64)) as peer, pytest.raises(Failure, match="damaged"):
         fetch(connect(peer.url), tmp_path / "file")
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_fetch_when_server_knows_no_ranges_then_it_still_arrives(serve, connect, tmp_path):

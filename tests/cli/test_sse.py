@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ EVENTS = [
 @given(st.lists(st.integers(min_value=0, max_value=len(STREAM)), max_size=30))
 def test_parse_when_cut_anywhere_then_the_same_events(cuts):
     edges = [0, *sorted(cuts), len(STREAM)]
-    chunks = [STREAM[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    chunks = [STREAM[start:end] for start, end in pairwise(edges)]
     assert list(sse.parse(chunks)) == EVENTS
 
 

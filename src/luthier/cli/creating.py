@@ -20,6 +20,10 @@ from luthier.cli.text import NANOS, format_count, format_nanos, format_size
 POLL_FIRST_S, POLL_MAX_S = 0.2, 2.0
 VALIDATION_MAX_S = 2 * 3600.0  # the server's own limit is half an hour a try, three tries
 ESTIMATE_MAX_S = 4 * 3600.0  # tokenising 25 GB takes its time, and so does fetching a base model
+NO_PRICE = {
+    "train_file_invalid": "with these parameters nothing in the training file can be trained on",
+    "eval_file_invalid": "with these parameters nothing in the validation file can be evaluated",
+}
 DATA_SUFFIXES = frozenset({".jsonl", ".json", ".parquet", ".txt", ".csv"})
 
 
@@ -124,11 +128,12 @@ def estimate(output: Output, connection: Connection, body: dict[str, Any]) -> di
 
     price = _poll(output, ask, first_label="Counting tokens", limit_s=ESTIMATE_MAX_S)
     if not price.get("estimation_available"):
+        reason = price.get("unavailable_reason")
         raise Failure(
             "no_estimate",
-            f"there is no price: {price.get('unavailable_reason')}",
+            f"there is no price: {NO_PRICE.get(str(reason), reason)}",
             exit_code=Exit.REFUSED,
-            hint="look at the files with: luthier files list",
+            hint="rows that are longer than --max-seq-length are cut, and one without its answer teaches nothing",
         )
     return price
 

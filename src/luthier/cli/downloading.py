@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import sys
 import tarfile
@@ -32,6 +33,12 @@ class Archive:
     content: fetching.Content
     name: str
 
+    @property
+    def kind(self) -> str:
+        """``adapter``, ``merged`` or ``model``, as the name says."""
+        match = re.search(r"-(adapter|merged)(-step-\d+)?\.tar\.zst$", self.name)
+        return match[1] if match else "model"
+
 
 def find_archive(connection: Connection, job_id: str, *, choice: str, step: int | None) -> Archive:
     """Ask the server for the archive. Raises Failure with what there is when there is none such."""
@@ -39,7 +46,15 @@ def find_archive(connection: Connection, job_id: str, *, choice: str, step: int 
     if step is not None:
         params["checkpoint_step"] = step
     content = fetching.probe(connection, PATH, params)
-    return Archive(params, content, content.filename or f"{job_id}-{choice}{SUFFIX}")
+    archive = Archive(params, content, content.filename or f"{job_id}-{choice}{SUFFIX}")
+    if choice == "merged" and archive.kind == "adapter":  # the server's nearest, for clients that cannot choose
+        raise Failure(
+            "checkpoint_not_found",
+            f"step {step} of {job_id} has no merged archive, only its adapter",
+            exit_code=Exit.REFUSED,
+            hint="ask for it with --checkpoint adapter",
+        )
+    return archive
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,7 @@ class Downloaded:
     """Where the files are: a folder, or the archive when it was not unpacked."""
 
     path: Path
+    kind: str
     size_bytes: int
     sha256: str | None
     is_extracted: bool
@@ -55,6 +71,7 @@ class Downloaded:
         """Return what ``--json`` prints."""
         return {
             "path": str(self.path.resolve()),
+            "checkpoint": self.kind,
             "extracted": self.is_extracted,
             "archive_bytes": self.size_bytes,
             "archive_sha256": self.sha256,
@@ -69,14 +86,14 @@ def download(
     if not extract:
         target = fetching.choose_target(destination, archive.name)
         _fetch(output, connection, archive, target)
-        return Downloaded(target, size_bytes, sha256, is_extracted=False)
+        return Downloaded(target, archive.kind, size_bytes, sha256, is_extracted=False)
     folder = _choose_folder(destination, archive)
     target = folder.with_name(folder.name + SUFFIX)
     _fetch(output, connection, archive, target)
     with output.waiting(f"Unpacking {target.name}"):
         unpack(target, folder)
     target.unlink()
-    return Downloaded(folder, size_bytes, sha256, is_extracted=True)
+    return Downloaded(folder, archive.kind, size_bytes, sha256, is_extracted=True)
 
 
 def _fetch(output: Output, connection: Connection, archive: Archive, target: Path) -> None:

@@ -367,7 +367,7 @@ def download(
         archive = downloading.find_archive(connection, job_id, choice=choice.value, step=step)
         result = downloading.download(output, connection, archive, destination, extract=not no_extract)
     if as_json:
-        output.write_json({"id": job_id, "checkpoint": choice.value, **result.to_json()})
+        output.write_json({"id": job_id, **result.to_json()})
     else:
         downloading.show(output, result)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # rich is imported when something is printed for people
     from rich.console import Console, RenderableType
     from rich.text import Text
 
+BAR_DELAY_S = 0.3
 PIPE_WIDTH = 4096  # wide enough that no line of ours is wrapped when no person sees it
 
 Cell: TypeAlias = "str | Text"
@@ -129,15 +131,28 @@ class Output:
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
-        """Show a bar of bytes on stderr while the body runs; yields what to call with (done, total). Nothing without a terminal."""
+        """Show a bar of bytes on stderr while the body runs; yields what to call with (done, total).
+
+        Nothing without a terminal, and nothing for what is done before one could read it.
+        """
         if not self.is_live:
             yield lambda _done, _total: None
             return
         from luthier.cli import bars
 
-        with bars.make_byte_bar(self.err) as bar:
-            task = bar.add_task(escape(label), total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+        bar = bars.make_byte_bar(self.err)
+        task = bar.add_task(escape(label), total=None)
+        began = time.monotonic()
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if time.monotonic() - began > BAR_DELAY_S:
+                bar.start()
+
+        try:
+            yield advance
+        finally:
+            bar.stop()
 
     @contextmanager
     def waiting(self, label: str) -> Iterator[Callable[[str], None]]:

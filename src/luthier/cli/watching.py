@@ -32,9 +32,9 @@ NARROW = 70  # columns below which an event's type would leave its message no ro
 
 def watch(output: Output, connection: Connection, job_id: str) -> Exit:
     """Show a job until it ends; return the exit code that its final state calls for."""
-    job = as_dict(connection.get(f"/v1/fine-tunes/{quote(job_id, safe='')}"))
-    picture = Picture(job_id, model=str(job.get("model")))
     try:
+        job = as_dict(connection.get(f"/v1/fine-tunes/{quote(job_id, safe='')}"))
+        picture = Picture(job_id, model=str(job.get("model")))
         if output.as_json:
             _write_json(output, connection, picture)
         elif output.out.is_terminal and not output.out.is_dumb_terminal:
@@ -42,7 +42,7 @@ def watch(output: Output, connection: Connection, job_id: str) -> Exit:
         else:
             _print_lines(output, connection, picture)
     except KeyboardInterrupt:
-        output.note(f"\nthe job goes on; come back with: luthier watch {job_id}".lstrip(), style=None)
+        output.note(f"the job goes on; come back with: luthier watch {job_id}", style=None)
         return Exit.INTERRUPTED
     if not output.as_json:
         _show_end(output, picture)
@@ -131,12 +131,11 @@ class Picture:
             self._take_metric(update.data)
 
     def _take_metric(self, metric: dict[str, Any]) -> None:
-        point = (metric["step"], metric["loss"])
-        if metric.get("kind") == "eval":
-            self.evals.append(point)
-            return
-        self.train.append(point)
-        self.speeds.append((metric.get("tokens") or 0, metric.get("step_s") or 0.0))
+        is_eval = metric.get("kind") == "eval"
+        if not is_eval:
+            self.speeds.append((metric.get("tokens") or 0, metric.get("step_s") or 0.0))
+        if metric.get("loss") is not None:  # JSON has no NaN: a loss that is none comes as null
+            (self.evals if is_eval else self.train).append((metric["step"], metric["loss"]))
 
     def lose(self, reason: str) -> None:
         """Remember that the connection is lost, and why."""
