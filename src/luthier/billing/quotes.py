@@ -57,15 +57,15 @@ def request(
     max_seq_length: int,
     train_on_inputs: bool | Literal["auto"],
     now: datetime,
-    asked_before: str | None = None,
+    retry_failed: bool = True,
 ) -> TokenizationView:
     """Ask for the counts of this content under these settings; the same again changes nothing.
 
-    One that failed by our fault is queued again with all its attempts, unless its key is ``asked_before``:
-    then the caller has waited for just this, and is to be told.
+    One that failed by our fault is queued again with all its attempts, unless ``retry_failed`` is off: for a
+    caller that asked before, and is to be told.
     """
     key = tokens.make_key(file_sha256, tokenizer_digest, max_seq_length, train_on_inputs)
-    row = queries.find_row_for_update(tx, key)
+    row = queries.find_row(tx, key)
     if row is None:
         fresh = Tokenization(
             key=key,
@@ -80,12 +80,19 @@ def request(
             attempts=0,
         )
         row = _insert(tx, fresh)
-    if row.status == "failed" and key != asked_before:
-        row.status, row.attempts, row.error, row.claimed_until = "queued", 0, None, None
+    if row.status == "queued" or (row.status == "failed" and retry_failed):
+        _refresh(tx, key, file_object_key=file_object_key, model=model)
+    return _view(row)
+
+
+def _refresh(tx: Session, key: str, *, file_object_key: str, model: str) -> None:
+    """Queue a failed row again, and let one that waits be found under the names of today."""
+    row = _get_row(tx, key)
+    if row.status == "failed":
+        row.status, row.attempts, row.error = "queued", 0, None
     if row.status == "queued":
         # The same bytes and tokenizer may be known by other names now, and the former ones be gone.
         row.file_object_key, row.model = file_object_key, model
-    return _view(row)
 
 
 def _insert(tx: Session, fresh: Tokenization) -> Tokenization:

@@ -35,7 +35,7 @@ _SHOWN_LINES = 10  # of the lines that a warning names in its text; its data hol
 class Plan:
     """What is to be priced. The validation file is None unless evaluations are asked for.
 
-    The tokenizations are those that were asked for before, so that a failed one is not asked for again.
+    ``retry_model`` and ``retry_counts``: what failed by our fault before is tried again, rather than told.
     """
 
     project_id: str
@@ -43,8 +43,8 @@ class Plan:
     training_file_id: str
     validation_file_id: str | None
     hyperparameters: Hyperparameters
-    train_tokenization: str | None = None
-    validation_tokenization: str | None = None
+    retry_model: bool
+    retry_counts: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class _Input:
     file: FileView
 
 
-def assess(tx: Session, plan: Plan, *, retry_failed_model: bool = False, now: datetime) -> Wait | Refusal | Ready:
+def assess(tx: Session, plan: Plan, *, now: datetime) -> Wait | Refusal | Ready:
     """Return where a plan stands, asking for what is missing: the base model, the token counts."""
     inputs = _load_inputs(tx, plan)
     if isinstance(inputs, Refusal):
@@ -103,7 +103,7 @@ def assess(tx: Session, plan: Plan, *, retry_failed_model: bool = False, now: da
     for one in inputs:
         if (obstacle := check_file(one.role, one.file)) is not None:
             return obstacle
-    model = _load_model(tx, plan, retry_failed=retry_failed_model, now=now)
+    model = _load_model(tx, plan, now=now)
     if not isinstance(model, ModelView):
         return model
     return _assess_counts(tx, plan, inputs, model, now=now)
@@ -112,7 +112,9 @@ def assess(tx: Session, plan: Plan, *, retry_failed_model: bool = False, now: da
 def _assess_counts(
     tx: Session, plan: Plan, inputs: list[_Input], model: ModelView, *, now: datetime
 ) -> Wait | Refusal | Ready:
-    counted = {one.role: _request_counts(tx, plan, one, model, now=now) for one in inputs}
+    # In one order for all: two jobs that use each other's files must not wait for each other.
+    ordered = sorted(inputs, key=lambda one: one.file.sha256)
+    counted = {one.role: _request_counts(tx, plan, one, model, now=now) for one in ordered}
     for one in inputs:
         if (refusal := check_counts(one.role, one.file, counted[one.role])) is not None:
             return refusal
@@ -207,7 +209,7 @@ def _describe_first_error(report: Mapping[str, object]) -> str:
     return f"{lead}{place}: {first.get('message')}"
 
 
-def _load_model(tx: Session, plan: Plan, *, retry_failed: bool, now: datetime) -> ModelView | Wait | Refusal:
+def _load_model(tx: Session, plan: Plan, *, now: datetime) -> ModelView | Wait | Refusal:
     try:
         model = catalog.get_model(tx, plan.base_model)
     except NotFound as error:
@@ -220,7 +222,7 @@ def _load_model(tx: Session, plan: Plan, *, retry_failed: bool, now: datetime) -
         )
     if model.status == "ready":
         return model
-    if model.status == "failed" and not retry_failed:
+    if model.status == "failed" and not plan.retry_model:
         return Refusal(
             fault="platform",
             kind="base_model",
@@ -234,7 +236,6 @@ def _load_model(tx: Session, plan: Plan, *, retry_failed: bool, now: datetime) -
 
 def _request_counts(tx: Session, plan: Plan, one: _Input, model: ModelView, *, now: datetime) -> TokenizationView:
     assert model.tokenizer_digest is not None, f"{model.name} is ready without a tokenizer digest"
-    before = plan.train_tokenization if one.role == "training" else plan.validation_tokenization
     return quotes.request(
         tx,
         file_sha256=one.file.sha256,
@@ -243,7 +244,7 @@ def _request_counts(tx: Session, plan: Plan, one: _Input, model: ModelView, *, n
         tokenizer_digest=model.tokenizer_digest,
         max_seq_length=plan.hyperparameters.max_seq_length,
         train_on_inputs=plan.hyperparameters.train_on_inputs,
-        asked_before=before,
+        retry_failed=plan.retry_counts,
         now=now,
     )
 

@@ -78,7 +78,7 @@ def create(
     tx.flush()
     log.append(tx, job.id, states.INITIAL_EVENT, "Fine-tuning request created", now=now)
     _warn_about_request(tx, job, request, now=now)
-    _advance(tx, job, retry_failed_model=True, now=now)
+    _advance(tx, job, is_new=True, now=now)
     faults.hit("create.before_commit")
     return _view(tx, job, Surroundings())
 
@@ -195,8 +195,8 @@ def advance_pending(tx: Session, job_id: str, *, now: datetime) -> bool:
     return _advance(tx, job, now=now)
 
 
-def _advance(tx: Session, job: Job, *, retry_failed_model: bool = False, now: datetime) -> bool:
-    standing = readiness.assess(tx, _plan(job), retry_failed_model=retry_failed_model, now=now)
+def _advance(tx: Session, job: Job, *, is_new: bool = False, now: datetime) -> bool:
+    standing = readiness.assess(tx, _plan(job, is_new=is_new), now=now)
     match standing:
         case Wait():
             job.waiting_for = standing.message
@@ -211,7 +211,7 @@ def _advance(tx: Session, job: Job, *, retry_failed_model: bool = False, now: da
     return True
 
 
-def _plan(job: Job) -> Plan:
+def _plan(job: Job, *, is_new: bool) -> Plan:
     resolved = msgspec.convert(job.hyperparameters, Hyperparameters)
     return Plan(
         project_id=job.project_id,
@@ -219,8 +219,8 @@ def _plan(job: Job) -> Plan:
         training_file_id=job.training_file_id,
         validation_file_id=job.validation_file_id if resolved.n_evals else None,
         hyperparameters=resolved,
-        train_tokenization=job.train_tokenization,
-        validation_tokenization=job.validation_tokenization,
+        retry_model=is_new,
+        retry_counts=job.train_tokenization is None,
     )
 
 
@@ -258,10 +258,13 @@ def _refuse(tx: Session, job: Job, refusal: Refusal, *, now: datetime) -> None:
     moves.finish(tx, job, state, message, charged_nanos=0, now=now, data=data)
 
 
-def estimate(tx: Session, principal: Principal, request: JobRequest, *, now: datetime) -> Estimate:
+def estimate(
+    tx: Session, principal: Principal, request: JobRequest, *, now: datetime, has_asked: bool = False
+) -> Estimate:
     """Return the exact price of a job that runs to its end, asking for what it takes to know it.
 
-    Only the fields that a price depends on are judged. Raises as ``create`` does.
+    Only the fields that a price depends on are judged. Whoever asks again until the price is there says
+    ``has_asked`` from the second time on, and is then told what failed. Raises as ``create`` does.
     """
     priced = request.keep_priced_fields()
     resolved = _resolve(tx, priced)
@@ -276,6 +279,8 @@ def estimate(tx: Session, principal: Principal, request: JobRequest, *, now: dat
         training_file_id=training_file.id,
         validation_file_id=validation_id,
         hyperparameters=resolved,
+        retry_model=not has_asked,
+        retry_counts=not has_asked,
     )
     match readiness.assess(tx, plan, now=now):
         case Ready(quote=quote):

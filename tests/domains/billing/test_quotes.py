@@ -103,13 +103,13 @@ def test_fail_is_tried_again_until_the_attempts_are_used_up(database, clock):
     assert view.error["message"] == "out of memory"
 
 
-def test_request_when_it_failed_tries_again_unless_the_caller_waited_for_just_this(database, clock):
+def test_request_when_it_failed_tries_again_unless_the_caller_asked_before(database, clock):
     with database.transaction() as tx:
         key = request(tx, clock).key
         for _ in range(quotes.MAX_ATTEMPTS):
             claim(tx, clock)
             quotes.fail(tx, key, "out of memory", now=clock.now())
-        assert request(tx, clock, asked_before=key).status == "failed"
+        assert request(tx, clock, retry_failed=False).status == "failed"
         assert request(tx, clock).status == "queued"
         assert claim(tx, clock).key == key
 
@@ -125,6 +125,18 @@ def test_claim_when_a_claim_ran_out_hands_it_out_again_and_then_gives_up(databas
         view = quotes.get(tx, key)
     assert view.status == "failed"
     assert "interrupted 3 times" in view.error["message"]
+
+
+def test_renew_keeps_a_claim_from_running_out(database, clock):
+    with database.transaction() as tx:
+        key = request(tx, clock).key
+        claim(tx, clock)
+        clock.advance(CLAIM_S - 1)
+        quotes.renew(tx, key, now=clock.now(), claim_s=CLAIM_S)
+        clock.advance(CLAIM_S - 1)
+        assert claim(tx, clock) is None
+        clock.advance(1)
+        assert claim(tx, clock).key == key
 
 
 def test_get_when_never_requested_is_our_own_fault(database):

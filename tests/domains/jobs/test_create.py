@@ -393,3 +393,29 @@ def test_estimate_when_nothing_is_counted_asks_for_it_and_waits(database, clock,
         estimate = service.estimate(tx, principal, make_request(Inputs(MODEL, file_id)), now=clock.now())
         assert (estimate.status, estimate.reason) == ("waiting", None)
         assert quotes.claim(tx, now=clock.now(), claim_s=60) is not None
+
+
+def test_estimate_when_counting_failed_tells_whoever_asked_before_and_else_tries_again(database, clock, principal):
+    with database.transaction() as tx:
+        make_model(tx, now=clock.now())
+        request = make_request(Inputs(MODEL, make_file(tx, principal, now=clock.now())))
+
+        def estimate(**options):
+            return service.estimate(tx, principal, request, now=clock.now(), **options)
+
+        assert estimate().status == "waiting"
+        for _ in range(quotes.MAX_ATTEMPTS):
+            finish_count(tx, clock, lambda key: quotes.fail(tx, key, "out of memory", now=clock.now()))
+        told = estimate(has_asked=True)
+        assert (told.status, told.reason) == ("impossible", None)
+        assert "out of memory" in told.message
+        assert estimate().status == "waiting"
+
+
+def test_estimate_when_model_failed_tells_whoever_asked_before_and_else_tries_again(database, clock, principal):
+    with database.transaction() as tx:
+        make_model(tx, now=clock.now(), status="failed")
+        request = make_request(Inputs(MODEL, make_file(tx, principal, now=clock.now())))
+        assert service.estimate(tx, principal, request, now=clock.now(), has_asked=True).status == "impossible"
+        assert service.estimate(tx, principal, request, now=clock.now()).status == "waiting"
+        assert tx.get(BaseModelRow, MODEL).status == "queued"
