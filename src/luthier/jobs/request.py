@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Final, Self
 
-_KNOWN_PARTS = {
-    "training_type": {"type", "lora_r", "lora_alpha", "lora_dropout", "lora_trainable_modules"},
-    "training_method": {
-        "method",
-        "train_on_inputs",
-        "dpo_beta",
-        "dpo_normalize_logratios_by_length",
-        "dpo_reference_free",
-        "rpo_alpha",
-        "simpo_gamma",
+# Objects of the wire, with the parts that they may have; a part may be an object in turn.
+_PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "training_type": dict.fromkeys(("type", "lora_r", "lora_alpha", "lora_dropout", "lora_trainable_modules"), {}),
+    "training_method": dict.fromkeys(
+        (
+            "method",
+            "train_on_inputs",
+            "dpo_beta",
+            "dpo_normalize_logratios_by_length",
+            "dpo_reference_free",
+            "rpo_alpha",
+            "simpo_gamma",
+        ),
+        {},
+    ),
+    "lr_scheduler": {
+        "lr_scheduler_type": {},
+        "lr_scheduler_args": dict.fromkeys(("min_lr_ratio", "num_cycles"), {}),
     },
-    "lr_scheduler": {"lr_scheduler_type", "lr_scheduler_args"},
-    "multimodal_params": {"train_vision"},
+    "multimodal_params": {"train_vision": {}},
 }
 _SECRETS = {"wandb_key", "wandb_api_key", "hf_api_token"}
+_UNKNOWN_SHOWN = 20  # names; a body may hold as many as it likes
+_NAME_SHOWN = 64  # characters of a name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +81,15 @@ class JobRequest:
     @classmethod
     def from_body(cls, body: Mapping[str, object]) -> Self:
         """Take the known fields out of a JSON body, and name the others."""
-        known = {field.name for field in fields(cls)} - {"unknown_fields"}
-        unknown = [name for name in body if name not in known]
-        for name, parts in _KNOWN_PARTS.items():
-            value = body.get(name)
-            if isinstance(value, Mapping):
-                unknown += [f"{name}.{part}" for part in value if part not in parts]
-        return cls(
-            **{name: value for name, value in body.items() if name in known}, unknown_fields=tuple(sorted(unknown))
-        )
+        names = [field.name for field in fields(cls) if field.name != "unknown_fields"]
+        taken, unknown = _take(body, {name: _PARTS.get(name, {}) for name in names}, prefix="")
+        return cls(**taken, unknown_fields=tuple(sorted(unknown)))
+
+    def describe_unknown(self) -> str:
+        """Write the names of the unknown fields, harmless on a terminal and bounded."""
+        shown = [json.dumps(name[:_NAME_SHOWN])[1:-1] for name in self.unknown_fields[:_UNKNOWN_SHOWN]]
+        more = len(self.unknown_fields) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more else "")
 
     def list_sent(self) -> dict[str, object]:
         """Return the fields that were sent, secrets replaced: what may be kept and shown."""
@@ -109,3 +119,20 @@ class JobRequest:
             from_checkpoint=self.from_checkpoint,
             from_hf_model=self.from_hf_model,
         )
+
+
+def _take(
+    body: Mapping[str, object], known: Mapping[str, Mapping[str, Any]], *, prefix: str
+) -> tuple[dict[str, Any], list[str]]:
+    """Split an object into the fields that are known, and the dotted names of those that are not, at any depth."""
+    taken: dict[str, Any] = {}
+    unknown: list[str] = []
+    for name, value in body.items():
+        if name not in known:
+            unknown.append(prefix + name)
+        elif known[name] and isinstance(value, Mapping):
+            taken[name], inner = _take(value, known[name], prefix=f"{prefix}{name}.")
+            unknown += inner
+        else:
+            taken[name] = value
+    return taken, unknown

@@ -165,15 +165,13 @@ def _name_output(tx: Session, job_id: str, project_slug: str, model: str, suffix
 
 def _warn_about_request(tx: Session, job: Job, request: JobRequest, *, now: datetime) -> None:
     if request.unknown_fields:
-        names = ", ".join(request.unknown_fields)
         log.append(
             tx,
             job.id,
             "warning",
-            f"The request has fields that this server does not know, and ignored: {names}",
+            f"The request has fields that this server does not know, and ignored: {request.describe_unknown()}",
             now=now,
             level="warning",
-            data={"fields": list(request.unknown_fields)},
         )
     if job.validation_file_id is not None and job.hyperparameters["n_evals"] == 0:
         log.append(

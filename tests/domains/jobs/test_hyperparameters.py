@@ -284,11 +284,32 @@ def test_resolve_of_any_json_gives_hyperparameters_within_limits_or_problems_wit
     assert named <= set(body)
 
 
-def test_from_body_names_what_it_does_not_know_at_both_levels():
-    request = JobRequest.from_body({"model": "m", "colour": 1, "training_type": {"type": "Lora", "rank": 3}})
-    assert request.unknown_fields == ("colour", "training_type.rank")
+def test_from_body_names_what_it_does_not_know_at_every_level():
+    request = JobRequest.from_body(
+        {
+            "model": "m",
+            "colour": 1,
+            "training_type": {"type": "Lora", "rank": 3},
+            "lr_scheduler": {"lr_scheduler_args": {"num_cycles": 1, "warmth": 2}},
+        }
+    )
+    assert request.unknown_fields == ("colour", "lr_scheduler.lr_scheduler_args.warmth", "training_type.rank")
+    assert request.lr_scheduler == {"lr_scheduler_args": {"num_cycles": 1}}
 
 
 def test_list_sent_leaves_out_what_was_not_sent_and_hides_secrets():
     request = JobRequest.from_body({"model": "m", "n_epochs": 0, "wandb_key": "k", "hf_api_token": "t"})
     assert request.list_sent() == {"model": "m", "n_epochs": 0, "wandb_key": "…", "hf_api_token": "…"}
+
+
+def test_unknown_names_are_shown_harmless_and_bounded():
+    body = {f"f{number:02d}": 1 for number in range(22)} | {"a\x1b[31m" + "x" * 100: 1}
+    text = JobRequest.from_body(body).describe_unknown()
+    assert text.startswith("a\\u001b[31mxxx")
+    assert text.endswith("f18 and 3 more")
+    assert len(text) < 200
+
+
+def test_list_sent_holds_no_more_of_an_object_than_is_known():
+    request = JobRequest.from_body({"training_type": {"type": "Lora", "ballast": "x" * 1000}})
+    assert request.list_sent() == {"training_type": {"type": "Lora"}}
