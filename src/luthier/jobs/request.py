@@ -7,26 +7,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Self
 
+_LEAF: Final[Mapping[str, Any]] = {}
 # Objects of the wire, with the parts that they may have; a part may be an object in turn.
 _PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "training_type": dict.fromkeys(("type", "lora_r", "lora_alpha", "lora_dropout", "lora_trainable_modules"), {}),
-    "training_method": dict.fromkeys(
-        (
-            "method",
-            "train_on_inputs",
-            "dpo_beta",
-            "dpo_normalize_logratios_by_length",
-            "dpo_reference_free",
-            "rpo_alpha",
-            "simpo_gamma",
-        ),
-        {},
-    ),
-    "lr_scheduler": {
-        "lr_scheduler_type": {},
-        "lr_scheduler_args": dict.fromkeys(("min_lr_ratio", "num_cycles"), {}),
+    "training_type": {
+        "type": _LEAF,
+        "lora_r": _LEAF,
+        "lora_alpha": _LEAF,
+        "lora_dropout": _LEAF,
+        "lora_trainable_modules": _LEAF,
     },
-    "multimodal_params": {"train_vision": {}},
+    "training_method": {
+        "method": _LEAF,
+        "train_on_inputs": _LEAF,
+        "dpo_beta": _LEAF,
+        "dpo_normalize_logratios_by_length": _LEAF,
+        "dpo_reference_free": _LEAF,
+        "rpo_alpha": _LEAF,
+        "simpo_gamma": _LEAF,
+    },
+    "lr_scheduler": {
+        "lr_scheduler_type": _LEAF,
+        "lr_scheduler_args": {"min_lr_ratio": _LEAF, "num_cycles": _LEAF},
+    },
+    "multimodal_params": {"train_vision": _LEAF},
 }
 _SECRETS = {"wandb_key", "wandb_api_key", "hf_api_token"}
 _UNKNOWN_SHOWN = 20  # names; a body may hold as many as it likes
@@ -82,7 +86,7 @@ class JobRequest:
     def from_body(cls, body: Mapping[str, object]) -> Self:
         """Take the known fields out of a JSON body, and name the others."""
         names = [field.name for field in fields(cls) if field.name != "unknown_fields"]
-        taken, unknown = _take(body, {name: _PARTS.get(name, {}) for name in names}, prefix="")
+        taken, unknown = _take(body, {name: _PARTS.get(name, _LEAF) for name in names}, prefix="")
         return cls(**taken, unknown_fields=tuple(sorted(unknown)))
 
     def describe_unknown(self) -> str:
