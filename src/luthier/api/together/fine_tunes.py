@@ -136,8 +136,10 @@ async def _wait_for_estimate(services: Services, principal: Principal, request: 
     """
     deadline = time.monotonic() + services.settings.estimate_wait_s
     pauses = list(ESTIMATE_PAUSES_S)
+    has_asked = False
     while True:
-        estimate = await run_in_threadpool(_estimate, services, principal, request)
+        estimate = await run_in_threadpool(_estimate, services, principal, request, has_asked=has_asked)
+        has_asked = True  # what fails from now on is told, not tried again
         if estimate.status != "waiting":
             return estimate
         pause_s = pauses.pop(0) if len(pauses) > 1 else pauses[0]
@@ -153,9 +155,9 @@ async def _wait_for_estimate(services: Services, principal: Principal, request: 
         await asyncio.sleep(pause_s)
 
 
-def _estimate(services: Services, principal: Principal, request: JobRequest) -> Estimate:
+def _estimate(services: Services, principal: Principal, request: JobRequest, *, has_asked: bool) -> Estimate:
     with services.database.transaction() as tx:
-        return jobs.estimate(tx, principal, request, now=services.clock.now())
+        return jobs.estimate(tx, principal, request, now=services.clock.now(), has_asked=has_asked)
 
 
 @router.get("/{job_id}", response_model_exclude_unset=True)
