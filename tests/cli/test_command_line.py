@@ -279,6 +279,29 @@ def test_run_when_the_reader_goes_away_then_it_ends_quietly(serve):
     assert process.returncode == 0
 
 
+def test_run_when_a_proxy_is_set_then_this_machine_is_reached_without_it(cli, serve):
+    with serve(lambda request: request.send_json({"data": []})) as peer:
+        result = cli("ft", "list", "--base-url", peer.url, LUTHIER_API_KEY="lk-x", HTTP_PROXY="http://127.0.0.1:9")
+    assert result.code == 0
+
+
+def test_run_when_a_file_cannot_be_written_then_it_is_named_without_a_traceback(cli, serve):
+    (cli.cwd / "file").write_text("in the way")
+    with serve(lambda request: request.send_json({"id": "f", "filename": "a.jsonl"})) as peer:
+        arguments = ("files", "download", "f", "-o", "file/below", "--base-url", peer.url)
+        result = cli(*arguments, LUTHIER_API_KEY="lk-x")
+    assert result.code == 2
+    assert "file" in result.err
+
+
+def test_check_when_a_name_looks_like_markup_then_it_is_shown_as_it_is(tmp_path):
+    name = "[bold]b.jsonl"
+    (tmp_path / name).write_text('{"text": "some words"}\n' * 300_000)
+    shown = run_on_terminal(["files", "check", name], columns=120, cwd=tmp_path, NO_COLOR="1")
+    assert f"Checking {name}" in shown
+    assert f"{name}: " in re.sub(r"\x1b\[\d*m", "", shown)
+
+
 def test_version_when_asked_then_it_is_printed(cli):
     result = cli("--version")
     assert (result.code, result.err) == (0, "")

@@ -236,8 +236,9 @@ def test_create_when_file_is_missing_or_unknown_then_says_which(luthier):
 def test_create_when_on_a_terminal_then_it_asks_and_no_means_no(luthier):
     name = write_rows(luthier)
     before = len(luthier("ft", "list", "--json").json["data"])
-    _, code = talk(luthier, ["ft", "create", name, "-m", MODEL], [("Start this job? [Y/n]", "n\n")])
-    assert code == 1
+    for no in ("n\n", "\x04"):  # ^D is not consent either
+        _, code = talk(luthier, ["ft", "create", name, "-m", MODEL], [("Start this job? [Y/n]", no)])
+        assert code == 1
     assert len(luthier("ft", "list", "--json").json["data"]) == before
     shown, code = talk(luthier, ["ft", "create", name, "-m", MODEL], [("Start this job? [Y/n]", "\n")])
     assert code == 0

@@ -16,7 +16,7 @@ from rich.progress import (
 def make_byte_bar(console: Console) -> Progress:
     """Return a bar that counts bytes and vanishes when it is done."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"),
         DownloadColumn(),
         TransferSpeedColumn(),

@@ -20,20 +20,21 @@ READ_TIMEOUT_S = 60.0
 RETRIES = 3
 RETRY_PAUSE_S = 0.5  # doubled each time
 RETRY_AFTER_MAX_S = 10.0
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})  # never through a proxy, whatever the environment says
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 
 
 class Connection:
     """A server and our key for it. Use as a context manager."""
 
-    def __init__(self, config: Config, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, config: Config) -> None:
         self.base_url = config.base_url
         self._authorization = {"Authorization": f"Bearer {config.api_key}"}
         self.http = httpx.Client(
             base_url=config.base_url,
             headers={"User-Agent": f"luthier/{find_version()}"},
             timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            transport=transport,
+            trust_env=httpx.URL(config.base_url).host not in LOOPBACK,
         )
 
     def __enter__(self) -> Self:

@@ -96,6 +96,12 @@ def _run(arguments: list[str]) -> int:
         return _report(refused, as_json="--json" in arguments)
     except typer.TyperException as error:
         return _report(_explain_usage(error), as_json="--json" in arguments)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of a file or folder that was named: the network's errors are Failures
+        where = f": {error.filename}" if error.filename else ""
+        failed = Failure("file_error", f"{error.strerror or error}{where}", exit_code=Exit.USAGE)
+        return _report(failed, as_json="--json" in arguments)
     except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write("\n")
         return Exit.INTERRUPTED

@@ -112,10 +112,11 @@ class Output:
         return Text(escape(value), styles.get(str(value), ""))
 
     def confirm(self, question: str, *, default: bool = True) -> bool:
-        """Ask on stderr; Enter, or a stdin that ended, means ``default``."""
+        """Ask on stderr; Enter means ``default``, the end of stdin means no."""
         self.err.print(f"{escape(question)} {'[Y/n]' if default else '[y/N]'} ", end="")
-        answer = sys.stdin.readline().strip().lower()
-        return answer in {"y", "yes"} if answer else default
+        line = sys.stdin.readline()
+        answer = line.strip().lower()
+        return answer in {"y", "yes"} or (default and line != "" and not answer)
 
     def require_start(self, question: str) -> None:
         """Ask before something is begun; without a terminal nobody can be asked, and it begins."""
@@ -160,8 +161,10 @@ class Output:
         if not self.is_live:
             yield lambda _label: None
             return
-        with self.err.status(escape(label), spinner="dots", spinner_style="cyan") as status:
-            yield lambda text: status.update(escape(text))
+        from rich.text import Text  # a plain string would be read as markup
+
+        with self.err.status(Text(escape(label)), spinner="dots", spinner_style="cyan") as status:
+            yield lambda text: status.update(Text(escape(text)))
 
 
 def print_json(value: object, stream: TextIO) -> None:
