@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import factories
 import msgspec
 
+import factories
 from luthier import faults
 from luthier import home as home_dir
 from luthier.artifacts import service as artifacts
 from luthier.clock import SystemClock
 from luthier.db import Database, schema
+from luthier.errors import Unavailable
 from luthier.jobs import log, service
 from luthier.jobs.schemas import EventView, JobView
+from luthier.jobs.tables import Job
 from luthier.settings import Settings
 from luthier.storage import DiskStore, ObjectStore
 from luthier.supervisor import loop, processes
@@ -63,8 +70,25 @@ def wait_until(condition: Callable[[], Any], *, what: str, deadline_s: float = D
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.01)
+        time.sleep(0.03)
     raise AssertionError(f"not within {deadline_s} s: {what}")
+
+
+class FailingStore:
+    """A store whose disk is full for the first puts of a file."""
+
+    def __init__(self, store: ObjectStore, *, failures: int) -> None:
+        self._store = store
+        self._left = failures
+
+    def put_file(self, key: str, source: Path, *, move: bool = False) -> None:
+        if self._left:
+            self._left -= 1
+            raise Unavailable("disk_full", "the server's disk is full: nothing of this was kept")
+        self._store.put_file(key, source, move=move)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
 class Workshop:
@@ -75,15 +99,16 @@ class Workshop:
             home=path,
             database_url=database_url,
             worker_python=_write_python(path),
-            disk_reserve_bytes=0,
-            **({"tick_s": 0.01, "slots": 1} | settings),
+            **({"tick_s": 0.01, "slots": 1, "disk_reserve_bytes": 0} | settings),
         )
         home_dir.prepare(self.settings)
         self.path = path
+        self._supervisors: list[multiprocessing.process.BaseProcess] = []
         self.clock = SystemClock()
         self.store = DiskStore(self.settings.objects_dir)
+        if database_url is None:
+            shutil.copyfile(_make_empty_database(), self.settings.database_path)
         self.database = Database(self.settings.resolved_database_url)
-        schema.upgrade(self.database)
         with self.database.transaction() as tx:
             self.principal = factories.make_principal(tx, now=self.clock.now())
         self.plan()
@@ -109,6 +134,12 @@ class Workshop:
     def get_job(self, job_id: str) -> JobView:
         with self.database.read() as tx:
             return service.get_job(tx, self.principal.project_id, job_id)
+
+    def get_lease(self, job_id: str) -> tuple[int, datetime]:
+        """Return the lease's token and when it runs out."""
+        with self.database.read() as tx:
+            job = tx.get(Job, job_id)
+            return job.lease_token, job.lease_expires_at
 
     def cancel(self, job_id: str) -> None:
         with self.database.transaction() as tx:
@@ -141,16 +172,29 @@ class Workshop:
     def wait_for_step(self, job_id: str, step: int) -> None:
         wait_until(lambda: self.get_job(job_id).step >= step, what=f"{job_id} is at step {step}")
 
+    def wait_for_death(self, supervisor: multiprocessing.process.BaseProcess, *, or_completed: str = "") -> None:
+        """Wait until the supervisor has died, or the job is completed."""
+        wait_until(
+            lambda: (
+                supervisor.exitcode is not None or (or_completed and self.get_job(or_completed).state == "completed")
+            ),
+            what="the supervisor died",
+        )
+
     def wait_for_worker(self, count: int = 1) -> int:
         """Return the pid of the newest worker, once so many have begun."""
         wait_until(lambda: len(self.list_starts()) >= count, what=f"{count} workers have begun")
         return self.list_starts()[-1][1]
 
-    @contextlib.contextmanager
-    def supervised(self, *, store: ObjectStore | None = None) -> Iterator[loop.Supervisor]:
-        """Run a supervisor in a thread of this process."""
+    def make_supervisor(self, *, store: ObjectStore | None = None, **options: Any) -> loop.Supervisor:
+        """Return a supervisor that the test ticks itself, and closes."""
         owner = loop.get_owner(self.path)
-        supervisor = loop.Supervisor(self.settings, self.database, store or self.store, self.clock, owner)
+        return loop.Supervisor(self.settings, self.database, store or self.store, self.clock, owner, **options)
+
+    @contextlib.contextmanager
+    def supervised(self, *, store: ObjectStore | None = None, **options: Any) -> Iterator[loop.Supervisor]:
+        """Run a supervisor in a thread of this process."""
+        supervisor = self.make_supervisor(store=store, **options)
         stop = threading.Event()
         thread = threading.Thread(target=supervisor.run_forever, args=(stop,))
         thread.start()
@@ -164,9 +208,14 @@ class Workshop:
         """Start a supervisor as a process, with fault points armed as in LUTHIER_FAULTS."""
         process = _processes.Process(target=_supervise, args=(self.settings.model_dump(), armed))
         process.start()
+        self._supervisors.append(process)
         return process
 
     def close(self) -> None:
+        for process in self._supervisors:
+            process.kill()
+            process.join()
+            process.close()
         for _, pid in self.list_starts():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
@@ -192,6 +241,19 @@ class Workshop:
             assert (len(data), hashlib.sha256(data).hexdigest()) == (one.size_bytes, one.sha256)
         assert [job for job, _ in self.list_starts()] == [job_id]
         assert not (self.settings.runs_dir / "doubles").exists()
+
+
+@functools.cache
+def _make_empty_database() -> Path:
+    """Return a SQLite file at the newest schema; migrating each test's own would take longer than most tests."""
+    path = Path(tempfile.mkdtemp(prefix="luthier-test-")) / "empty.db"
+    atexit.register(shutil.rmtree, path.parent)
+    database = Database(f"sqlite:///{path}")
+    schema.upgrade(database)
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.dispose()
+    return path
 
 
 def is_running(pid: int) -> bool:

@@ -46,7 +46,7 @@ def main(directory: Path) -> int:
     except BlockingIOError:
         append(traces / "doubles", training.job_id)
     if plan.silent_death:
-        print("ImportError: no module named torch", file=sys.stderr)
+        sys.stderr.write("ImportError: no module named torch\n")
         return 1
     with journal.JournalWriter(directory / layout.JOURNAL) as writer:
         return Run(directory, plan, training, writer).run()
@@ -71,7 +71,8 @@ class Run:
         self.write(journal.Started(pid=os.getpid(), device="cpu", precision="fp32", threads=1, versions={}))
         self.write(journal.ModelLoaded(param_count=1000, trainable_param_count=100))
         self.write(
-            journal.TrainingStarted(total_steps=plan.steps, steps_per_epoch=plan.steps, train_tokens=tokens), durable=True
+            journal.TrainingStarted(total_steps=plan.steps, steps_per_epoch=plan.steps, train_tokens=tokens),
+            durable=True,
         )
         for step in range(1, plan.steps + 1):
             time.sleep(plan.step_s)

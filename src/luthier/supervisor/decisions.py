@@ -127,6 +127,8 @@ def _decide_gone(seen: Observation) -> Action:
     # passed the gate. One that we let go ourselves was given its chance.
     if not (seen.has_journal or seen.launched_here):
         return Launch()
+    if seen.worker == "none":
+        return Settle(_left_behind())
     return Settle(describe_death(seen.exit or Exit(), has_journal=seen.has_journal, last_line=seen.last_line))
 
 
@@ -165,6 +167,15 @@ def describe_death(death: Exit, *, has_journal: bool, last_line: str | None = No
     else:
         how = "died while no supervisor was watching"
     return Ending("error", kind="platform", message=f"the worker {how}", hint="create the job again")
+
+
+def _left_behind() -> Ending:
+    return Ending(
+        "error",
+        kind="platform",
+        message="the supervisor that ran the job is gone, and its worker is not on this machine",
+        hint="create the job again",
+    )
 
 
 def _stalled(timeout_s: float) -> Ending:

@@ -35,6 +35,7 @@ from luthier.supervisor.run import Run
 from luthier.supervisor.site import Site
 
 HEARTBEAT_EVERY_S = 5.0  # the API calls a supervisor gone after 15 s
+GIVE_UP_S = 600.0
 LOOK_EVERY_S = 1.0  # claims and leases run out without a commit
 EXIT_STORAGE_FAILED = 74  # EX_IOERR of sysexits.h
 ADVANCE_EVERY_S = 2.0  # what a pending job waits for may also be done by another supervisor
@@ -54,10 +55,11 @@ class Supervisor:
         owner: str,
         *,
         launcher: Launcher | None = None,
+        give_up_s: float = GIVE_UP_S,
     ) -> None:
         self._background = ThreadPoolExecutor(settings.slots + 1, thread_name_prefix="supervisor")
         launcher = launcher or SubprocessLauncher(settings)
-        self._site = Site(settings, database, store, clock, launcher, self._background)
+        self._site = Site(settings, database, store, clock, launcher, self._background, give_up_s)
         self._owner = owner
         self._chores = Chores(settings, database, store, clock)
         self._runs: dict[str, Run] = {}

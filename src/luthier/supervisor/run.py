@@ -22,6 +22,7 @@ from luthier.supervisor import archives, decisions, ingest
 from luthier.supervisor.archives import Archive, ArchiveDamaged
 from luthier.supervisor.decisions import Abandon, Ending, Kill, Launch, Observation, Patience, Settle, Terminate
 from luthier.supervisor.ingest import Stretch
+from luthier.supervisor.launchers import Worker
 from luthier.supervisor.pace import Backoff, Beat
 from luthier.supervisor.preparation import CannotPrepare, prepare
 from luthier.supervisor.processes import Exit
@@ -29,7 +30,6 @@ from luthier.supervisor.run_directory import RunDirectory, find_last_line
 from luthier.supervisor.site import Site
 
 STRETCHES_A_TICK = 8  # a journal that grows faster than it is ingested must not hold up the other jobs
-GIVE_UP_S = 600.0  # a full disk or a broken store has this long to recover before the job fails
 
 _log = get_logger(__name__)
 
@@ -43,7 +43,8 @@ class Run:
         self._site = site
         self._claim = claim
         self._directory = RunDirectory(settings.runs_dir / claim.job_id)
-        self._worker = site.launcher.find(self._directory.path)
+        self._worker: Worker | None = None
+        self._has_looked = False
         self._exit: Exit | None = None
         self._is_prepared = False
         self._launched_here = False
@@ -81,16 +82,18 @@ class Run:
             return self._apply(decisions.decide(self._observe(), self._patience))
         except LeaseLost:
             return self._apply(Abandon())
-        except IllegalMove:
-            return False  # it was cancelled since it was loaded: the next tick sees that
+        except IllegalMove as error:
+            _log.info("the job's state has changed since it was loaded", job=self.job_id, reason=str(error))
+            return False  # cancelled, most likely: the next tick sees that
 
     def fail(self, error: Exception) -> float:
         """Note that a tick failed; return the pause before the next try. After long enough the run is broken."""
         pause_s = self._backoff.fail()
-        if self._backoff.failing_s > GIVE_UP_S and self._broken is None:
+        give_up_s = self._site.give_up_s
+        if self._backoff.failing_s > give_up_s and self._broken is None:
             is_full = isinstance(error, Unavailable) and error.code == "disk_full"
             kind, words = ("disk", "the server's disk is full") if is_full else ("platform", str(error))
-            message = f"the server could not go on with the job for {GIVE_UP_S:g} s: {words}"
+            message = f"the server could not go on with the job for {give_up_s:g} s: {words}"
             self._broken = Ending("error", kind=kind, message=message, hint="create the job again when that is mended")
         return pause_s
 
@@ -109,6 +112,9 @@ class Run:
 
     def _look(self) -> None:
         """See how the worker is. This comes before the journal is read: what a dead one wrote is then complete."""
+        if self._broken is None and not self._has_looked:
+            self._worker = self._site.launcher.find(self._directory.path)
+            self._has_looked = True
         self._exit = self._worker.find_exit() if self._worker else None
         size = self._directory.get_journal_size()
         if size != self._journal_size:
@@ -204,10 +210,7 @@ class Run:
         """Do what was decided; return whether the run is over for this supervisor."""
         match action:
             case Abandon():
-                _log.warning("lease lost; the worker is ended and nothing is written", job=self.job_id)
-                if self._worker is not None:
-                    self._worker.kill()
-                return True
+                return self._abandon()
             case Launch():
                 self._launch()
             case Terminate() if self._worker is not None:
@@ -224,6 +227,14 @@ class Run:
             case _:
                 pass
         return False
+
+    def _abandon(self) -> bool:
+        """End the worker and write nothing; return whether it is gone."""
+        if self._worker is None:
+            return True
+        self._worker.kill()
+        _log.warning("lease lost: the worker is ended and nothing is written", job=self.job_id)
+        return self._worker.find_exit() is not None
 
     def _launch(self) -> None:
         """Prepare the run directory in the background, then, when that is done, start the worker."""

@@ -56,7 +56,7 @@ class RunDirectory:
         """Return the journal's size in bytes; 0 when there is none."""
         try:
             return self.journal.stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return 0
 
     def trim_log(self) -> None:

@@ -22,3 +22,4 @@ class Site:
     clock: Clock
     launcher: Launcher
     background: Executor
+    give_up_s: float  # a full disk or a broken store has this long to recover before a job fails

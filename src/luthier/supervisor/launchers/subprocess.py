@@ -46,7 +46,7 @@ class SubprocessLauncher:
         """Return the worker that ``worker.json`` names, living or dead; None when none was ever started."""
         try:
             text = (directory / layout.WORKER).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return Process(msgspec.json.decode(text, type=Identity), is_child=False)
 
