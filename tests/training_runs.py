@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 
 from luthier.datasets.tokens import Counts, TokenWriter, open_tokens
 from luthier.protocol import journal, layout, spec
+
+WAIT_S = 120  # for another process, on a machine that others use too
 
 HYPERPARAMETERS = spec.Hyperparameters(
     n_epochs=1,
@@ -93,14 +96,39 @@ class Run:
         """Return the messages that are in the journal."""
         return [message for _, message in journal.read(self.path / layout.JOURNAL)[0]]
 
-    def wait_for(self, kind, process, timeout_s=120):
+    @contextlib.contextmanager
+    def renewing(self):
+        """Touch the lease while the body runs, ten times as often as it must be."""
+        stop = threading.Event()
+
+        def renew():
+            while not stop.wait(self.spec.lease_s / 10):
+                (self.path / layout.LEASE).touch()
+
+        thread = threading.Thread(target=renew)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def wait_for(self, kind, process):
         """Return the first message of a kind; fail when the worker ends without one."""
-        deadline = time.monotonic() + timeout_s
+
+        def find():
+            return next((message for message in self.read() if isinstance(message, kind)), None)
+
+        self.wait_until(find, process)
+        return find()
+
+    def wait_until(self, condition, process):
+        """Wait until the condition holds; fail when the worker ends before, or after WAIT_S."""
+        deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
-            ended = process.poll() is not None
-            found = [message for message in self.read() if isinstance(message, kind)]
-            if found:
-                return found[0]
-            assert not ended, (self.path / layout.LOG).read_text() + repr(self.read())
+            has_ended = process.poll() is not None
+            if condition():
+                return
+            assert not has_ended, (self.path / layout.LOG).read_text() + repr(self.read())
             time.sleep(0.02)
-        pytest.fail(f"no {kind.__name__} in {timeout_s} s: {self.read()}")
+        pytest.fail(f"waited {WAIT_S} s: {self.read()}")

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from training_runs import HYPERPARAMETERS, Run, write_tokens
 
 from luthier.protocol import layout, spec
+from training_runs import HYPERPARAMETERS, Run, write_tokens
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the worker does, before torch is loaded
+
+
+PEFT_IS_BEHIND = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # it asks transformers by an old name
 
 
 def pytest_collection_modifyitems(items):
@@ -19,6 +22,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.training)
+            item.add_marker(pytest.mark.filterwarnings(PEFT_IS_BEHIND))
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from training_runs import write_tokens
 
 from luthier.training.batches import Rows
+from training_runs import write_tokens
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 import transformers
-from training_runs import make_rows, write_tokens
 
 from luthier.protocol import spec
 from luthier.training import decoder, lora, model
 from luthier.training.batches import Rows
 from luthier.training.failures import BaseModelFault
+from training_runs import make_rows, write_tokens
 
 SHAPE = {
     "vocab_size": 256,

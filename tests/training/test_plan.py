@@ -3,9 +3,9 @@
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from training_runs import HYPERPARAMETERS
 
 from luthier.training.plan import make_plan, spread
+from training_runs import HYPERPARAMETERS
 
 
 def _plan(lengths, **changes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class Rows:
     def __init__(self, tokens: TokenFile, device: torch.device) -> None:
         self._tokens = tokens
         self._device = device
-        self.lengths = [end - start for start, end in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)]
+        self.lengths = [end - start for start, end in itertools.pairwise(tokens.offsets)]
 
     def cut(self, rows: Sequence[int], max_tokens: int) -> Iterator[Batch]:
         """Yield the rows in order, as many at once as fit into ``max_tokens``; a longer row goes alone."""

@@ -32,13 +32,8 @@ class Weights:
 
     def take_linear(self, name: str) -> nn.Linear:
         """Return a linear layer, with a bias when the checkpoint has one."""
-        has_bias = f"{name}.bias" in self._tensors
-        linear = nn.Linear(1, 1, bias=has_bias, device="meta")
-        linear.weight = self.take(f"{name}.weight")
-        linear.out_features, linear.in_features = linear.weight.shape
-        if has_bias:
-            linear.bias = self.take(f"{name}.bias")
-        return linear
+        bias = self.take(f"{name}.bias") if f"{name}.bias" in self else None
+        return make_linear(self.take(f"{name}.weight"), bias)
 
     def take_norm(self, name: str, epsilon: float) -> RmsNorm:
         """Return a norm."""
@@ -50,6 +45,16 @@ class Weights:
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
+
+
+def make_linear(weight: nn.Parameter, bias: nn.Parameter | None = None) -> nn.Linear:
+    """Return a linear layer of these parameters; none are made and thrown away for it."""
+    out_features, in_features = weight.shape
+    linear = nn.Linear(in_features, out_features, bias=bias is not None, device="meta")
+    linear.weight = weight
+    if bias is not None:
+        linear.bias = bias
+    return linear
 
 
 class RmsNorm(nn.Module):
@@ -146,8 +151,7 @@ class Trunk(nn.Module):
     def __init__(self, architecture: Architecture, weights: Weights) -> None:
         super().__init__()
         self.frequencies = architecture.rope.make_frequencies(architecture.head_size)
-        self.embed_tokens = nn.Embedding(1, 1, device="meta")
-        self.embed_tokens.weight = weights.take("model.embed_tokens.weight")
+        self.embed_tokens = nn.Embedding.from_pretrained(weights.take("model.embed_tokens.weight"), freeze=False)
         self.layers = nn.ModuleList(
             Block(architecture, weights, f"model.layers.{number}") for number in range(architecture.num_hidden_layers)
         )
@@ -175,11 +179,8 @@ class Decoder(nn.Module):
     def __init__(self, architecture: Architecture, weights: Weights) -> None:
         super().__init__()
         self.model = Trunk(architecture, weights)
-        if architecture.tie_word_embeddings:
-            self.lm_head = nn.Linear(1, 1, bias=False, device="meta")
-            self.lm_head.weight = self.model.embed_tokens.weight
-        else:
-            self.lm_head = weights.take_linear("lm_head")
+        is_tied = architecture.tie_word_embeddings
+        self.lm_head = make_linear(self.model.embed_tokens.weight) if is_tied else weights.take_linear("lm_head")
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, segments: list[int]) -> Tensor:
         """Return the hidden states [tokens, width] of ``input_ids`` [tokens], whose rows have these lengths."""
