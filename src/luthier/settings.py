@@ -54,7 +54,9 @@ class Settings(BaseSettings):
     tokenise_timeout_s: float = Field(default=3600.0, gt=0, description="Time limit of tokenising one file")
     tokenise_memory_bytes: int = Field(default=8 * GIB, ge=512 * MIB, description="Memory limit of tokenising one file")
     estimate_wait_s: float = Field(
-        default=60.0, ge=0, description="How long estimate-price waits for a file to be tokenised before it answers 503"
+        default=45.0,  # the official client gives up on any answer after 60 s
+        ge=0,
+        description="How long estimate-price waits for a file to be tokenised before it answers 503",
     )
 
     slots: int = Field(default_factory=_default_slots, ge=1, le=64, description="Jobs that run at the same time here")

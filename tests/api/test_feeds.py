@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from luthier.api.platform import feeds
 from luthier.api.platform.feeds import Feeds, Item, Page, Position, parse_position
+from luthier.api.platform.stream import EventStream
 from luthier.errors import InvalidRequest, NotFound, Unavailable
 
 DEADLINE_S = 20
@@ -254,6 +255,25 @@ def test_stream_when_the_process_serves_as_many_as_it_may_is_refused():
         return refusal.value
 
     assert run(scenario()).retry_after_s
+
+
+def test_stream_whose_client_takes_nothing_ends_and_leaves_the_feed():
+    async def scenario():
+        sent = []
+
+        async def send(message):
+            sent.append(message["type"])
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()
+
+        hub = Feeds()
+        log = Log()
+        log.add(events=3)
+        await EventStream(hub.stream("ft-1", log.read, Position()), send_timeout_s=0.05).stream_response(send)
+        await wait_until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        return sent
+
+    assert run(scenario()) == ["http.response.start", "http.response.body"]
 
 
 @pytest.mark.parametrize("text", ["", "7", "e1", "e1.m", "e-1.m2", "m1.e2", "e1.m2x", "e" + "9" * 30 + ".m0"])

@@ -157,6 +157,14 @@ def test_create_with_an_unknown_model_suggests_one(client, body):
     assert "luthier/tiny" in response.json()["error"]["hint"]
 
 
+def test_error_for_a_client_that_shows_the_message_only_has_its_hint_there(client, body):
+    wrong = {**body, "model": "luthier/tinny"}
+    for agent in ("Together/Python 3.1.1", "AsyncTogether/Python 3.1.1", "Together/v1 PythonBindings/1.5.35"):
+        error = client.post("/v1/fine-tunes", json=wrong, headers={"User-Agent": agent}).json()["error"]
+        assert error["message"] == f"unknown base model: luthier/tinny; hint: {error['hint']}"
+    assert "hint" not in client.post("/v1/fine-tunes", json=wrong).json()["error"]["message"]
+
+
 def test_create_with_an_unknown_file_is_404_that_names_it(client, body):
     response = client.post("/v1/fine-tunes", json={**body, "training_file": "file-404"})
     assert response.status_code == 404

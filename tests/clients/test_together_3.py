@@ -173,7 +173,7 @@ def test_create_by_the_command_line_uploads_a_path_and_cancel_ends_the_job(toget
 
 def test_errors_say_what_is_wrong(together, inputs):
     for arguments, said in (
-        (["ft", "create", "-t", inputs.training_file, "-M", "luthier/tinny", "-y"], "unknown base model: luthier/tinny"),
+        (["ft", "create", "-t", inputs.training_file, "-M", "luthier/tinny", "-y"], "unknown base model: luthier/tinny; hint: did you mean luthier/tiny?"),
         (["ft", "create", "-t", inputs.training_file, "-M", "luthier/tiny", "--ne", "99", "-y"], "n_epochs must be from 1 to 20: 99"),
         (["ft", "create", "-t", "file-404", "-M", "luthier/tiny", "-y"], "file-404"),
         (["ft", "retrieve", "ft-404"], "ft-404"),

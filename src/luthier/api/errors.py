@@ -19,6 +19,9 @@ from luthier.storage import StorageFailed
 
 EXIT_STORAGE_FAILED = 74  # EX_IOERR of sysexits.h
 
+# These clients show an error's message and nothing else of it, so the way out must stand there for them.
+_MESSAGE_ONLY_CLIENTS = ("Together/", "AsyncTogether/")
+
 _log = get_logger("luthier.api")
 
 
@@ -64,12 +67,19 @@ class Unexpected(ServiceError):
 
 async def _handle_service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
-    return render(error, request.state.request_id)
+    return _render_for(request, error)
 
 
 async def _handle_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return render(describe_validation(error.errors()), request.state.request_id)
+    return _render_for(request, describe_validation(error.errors()))
+
+
+def _render_for(request: Request, error: ServiceError) -> JSONResponse:
+    """Render an error so that the client which asks shows its hint too."""
+    if error.hint and request.headers.get("user-agent", "").startswith(_MESSAGE_ONLY_CLIENTS):
+        error.message = f"{error.message}; hint: {error.hint}"
+    return render(error, request.state.request_id)
 
 
 def describe_validation(problems: Sequence[Any]) -> ServiceError:

@@ -22,7 +22,7 @@ from luthier import log
 from luthier.errors import InvalidRequest, NotFound, Unavailable
 
 POLL_MIN_S = 0.2  # while the job talks
-POLL_MAX_S = 1.0  # while it is silent: waiting in the queue, or a long step
+POLL_MAX_S = 0.5  # while it is silent: waiting in the queue, or a long step
 POLL_GROWTH = 1.5
 WINDOW_ITEMS = 5_000  # about 1 MB a watched job
 CHUNK_ITEMS = 200  # about 64 KB at a time

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import heapq
+from collections.abc import AsyncGenerator
 from typing import Annotated, cast
 
 import msgspec
@@ -42,18 +43,24 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
+    def __init__(self, chunks: AsyncGenerator[bytes], *, send_timeout_s: float = SEND_TIMEOUT_S) -> None:
+        headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+        super().__init__(chunks, headers=headers)
+        self._chunks = chunks
+        self._send_timeout_s = send_timeout_s
+
     async def stream_response(self, send: Send) -> None:
         """Send the stream, each chunk under a time limit."""
 
         async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
+            async with asyncio.timeout(self._send_timeout_s):
                 await send(message)
 
-        async with contextlib.aclosing(self.body_iterator):  # type: ignore[type-var]  # always a generator here
+        async with contextlib.aclosing(self._chunks):
             try:
                 await super().stream_response(send_in_time)
             except TimeoutError:
-                _log.info("a client takes nothing; its stream ends", timeout_s=SEND_TIMEOUT_S)
+                _log.info("a client takes nothing; its stream ends", timeout_s=self._send_timeout_s)
 
 
 async def get_feeds(request: Request) -> Feeds:
@@ -77,10 +84,7 @@ async def stream_job(
     await run_in_threadpool(_require_job, services, principal.project_id, job_id)
     feeds.require_room()
     read = functools.partial(_read_page, services, principal.project_id, job_id)
-    return EventStream(
-        feeds.stream(job_id, read, position),
-        headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"},
-    )
+    return EventStream(feeds.stream(job_id, read, position))
 
 
 def _require_job(services: Services, project_id: str, job_id: str) -> None:

@@ -35,7 +35,9 @@ def download(
     with services.database.read() as tx:
         job = jobs.get_job(tx, principal.project_id, ft_id)
         if checkpoint_step:
-            checkpoint = _fit_step(artifacts.list_for_job(tx, principal.project_id, job.id), checkpoint, checkpoint_step)
+            checkpoint = _fit_step(
+                artifacts.list_for_job(tx, principal.project_id, job.id), checkpoint, checkpoint_step
+            )
         archive = artifacts.get_download(
             tx, principal.project_id, job.id, checkpoint=checkpoint, step=checkpoint_step or None
         )
