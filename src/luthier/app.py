@@ -27,7 +27,7 @@ ROUTERS = (
     health.router,
     uploads.router,  # before the files, whose /{file_id} would take upload for an id
     files.router,
-    together_models.router,  # before the jobs, whose /{job_id} would take models/limits for an id
+    together_models.router,
     fine_tunes.router,
     downloads.router,
     account.router,
