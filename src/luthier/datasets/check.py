@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,7 +50,7 @@ class Findings(msgspec.Struct):
         for name, count in Counter(clean_formats).items():
             if name is not None:
                 on_lines = (line for line, found in enumerate(clean_formats, start=1) if found == name)
-                self.row_formats[name] = FormatLines(count, list(islice(on_lines, ISSUES_KEPT)))
+                self._add_format(name, count, list(islice(on_lines, ISSUES_KEPT)))
                 self.rows += count
 
     def add_check(self, check: formats.RowCheck) -> None:
@@ -63,10 +62,13 @@ class Findings(msgspec.Struct):
         _extend(self.warnings, check.warnings)
         self.features |= check.features
         if check.format is not None:
-            seen = self.row_formats.setdefault(check.format, FormatLines())
-            seen.count += 1
-            insort(seen.first, check.line)
-            del seen.first[ISSUES_KEPT:]
+            self._add_format(check.format, 1, [check.line])
+
+    def _add_format(self, name: formats.RowFormat, count: int, first: list[int]) -> None:
+        seen = self.row_formats.setdefault(name, FormatLines())
+        seen.count += count
+        if len(seen.first) < ISSUES_KEPT or first[0] < seen.first[-1]:
+            seen.first = sorted(seen.first + first)[:ISSUES_KEPT]
 
     def add_next(self, part: Findings) -> None:
         """Take in the findings of the stretch that follows this one, whose lines were counted from 1."""
@@ -74,9 +76,7 @@ class Findings(msgspec.Struct):
         _extend(self.errors, (msgspec.structs.replace(issue, line=issue.line + shift) for issue in part.errors))
         _extend(self.warnings, (msgspec.structs.replace(issue, line=issue.line + shift) for issue in part.warnings))
         for name, seen in part.row_formats.items():
-            mine = self.row_formats.setdefault(name, FormatLines())
-            mine.count += seen.count
-            mine.first += [line + shift for line in seen.first[: ISSUES_KEPT - len(mine.first)]]
+            self._add_format(name, seen.count, [line + shift for line in seen.first])
         self.line_count += part.line_count
         self.rows += part.rows
         self.error_count += part.error_count
@@ -120,21 +120,21 @@ def count_processes(size_bytes: int) -> int:
 
 def check_range(file: BinaryIO, start: int, end: int) -> Findings:
     """Check the lines that begin in a byte range; they are numbered from 1."""
-    block = lines.read_block(file, start, end)
-    findings = Findings(line_count=len(block.lines))
-    clean_formats = list(map(fast.find_clean_format, block.lines))
+    findings = Findings()
+    clean_formats = []
+    for number, (offset, line) in enumerate(lines.read_lines(file, start, end), start=1):
+        clean_format = fast.find_clean_format(line)
+        clean_formats.append(clean_format)
+        if clean_format is None:
+            findings.add_check(formats.check_line(line, number, offset))
+    findings.line_count = len(clean_formats)
     findings.add_clean_rows(clean_formats)
-    if None in clean_formats:
-        offsets = accumulate((len(line) + 1 for line in block.lines), initial=block.start)
-        for number, (line, offset, clean) in enumerate(zip(block.lines, offsets, clean_formats, strict=False), start=1):
-            if clean is None:
-                findings.add_check(formats.check_line(line, number, offset))
     return findings
 
 
 def check_every_nth_range(path: Path, first: int, step: int) -> Iterator[Findings]:
     """Check ranges ``first``, ``first + step``, …: the share of one process."""
-    with path.open("rb") as file:
+    with lines.open_file(path) as file:
         for start, end in lines.list_ranges(path.stat().st_size)[first::step]:
             yield check_range(file, start, end)
 

@@ -133,7 +133,7 @@ def _check_row(item: dict[str, Any], check: RowCheck) -> None:
     check.format = _find_format(item, check)
     if check.format is None or check.format not in TRAINED_FORMATS:
         return
-    values = {key: value for key, value in item.items() if value is not None}
+    values = _drop_nulls(item)
     _warn_unknown(values, frozenset(_FORMAT_KEYS[check.format]) | _OPTIONAL_KEYS[check.format], "$", check)
     weight = _check_row_weight(values, check)
     row: Row | None = None
@@ -234,7 +234,7 @@ def _check_message(item: Any, index: int, check: RowCheck) -> dict[str, Any]:
         hint = 'give {"role": …, "content": …}'
         check.fail(path, "wrong_type", f"expected a message object, found {describe(item)}", hint)
         return {}
-    values = {key: value for key, value in item.items() if value is not None}
+    values = _drop_nulls(item)
     role = values.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         _fail_role(role, path, check)
@@ -251,7 +251,12 @@ def _check_message(item: Any, index: int, check: RowCheck) -> dict[str, Any]:
         check.fail(
             f"{path}.tool_call_id", "tool_call_id", f"a tool message needs tool_call_id, a string, found {found}", hint
         )
-    return {key: value for key, value in values.items() if key in _ROLE_KEYS[role]}
+    known = _ROLE_KEYS[role]
+    return values if values.keys() <= known else {key: value for key, value in values.items() if key in known}
+
+
+def _drop_nulls(item: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in item.items() if value is not None} if None in item.values() else item
 
 
 def _fail_role(role: Any, path: str, check: RowCheck) -> None:

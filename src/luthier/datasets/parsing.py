@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from luthier.datasets import lines
@@ -39,6 +40,10 @@ class Unreadable(Exception):
     def __init__(self, issue: Issue) -> None:
         super().__init__(issue.message)
         self.issue = issue
+
+
+class _NotPlain(Exception):
+    """The line has something that not every decoder accepts."""
 
 
 class _RepeatedKey(dict[str, Any]):
@@ -79,8 +84,7 @@ def is_blank(line: bytes) -> bool:
 def parse(line: bytes, number: int, offset: int) -> dict[str, Any]:
     """Return the object on a line that starts at byte ``offset`` of its file. Raises Unreadable."""
     try:
-        value = _decode(line, number, offset)
-        _require_plain(value, number, [])
+        value = _decode(_read_text(line, number, offset), number)
     except RecursionError:
         raise Unreadable(_too_deep(number, "$")) from None
     except MemoryError:
@@ -102,7 +106,7 @@ def parse(line: bytes, number: int, offset: int) -> dict[str, Any]:
     return value
 
 
-def _decode(line: bytes, number: int, offset: int) -> Any:
+def _read_text(line: bytes, number: int, offset: int) -> str:
     if len(line) > lines.MAX_LINE_BYTES:
         message = f"the line is longer than {lines.MAX_LINE_BYTES} bytes"
         hint = "split the row into several; one row is cut at the model's context anyway"
@@ -111,13 +115,20 @@ def _decode(line: bytes, number: int, offset: int) -> Any:
         message = f"NUL byte at byte offset {offset + at} of the file; text has none"
         raise Unreadable(Issue(number, "$", "nul_byte", message, "write the file again; it was damaged or is binary"))
     try:
-        text = line.decode()
+        return line.decode()
     except UnicodeDecodeError as error:
         message = f"not UTF-8: byte 0x{line[error.start]:02x} at byte offset {offset + error.start} of the file"
         hint = "save the file as UTF-8: iconv -f WINDOWS-1252 -t UTF-8"
         raise Unreadable(Issue(number, "$", "not_utf8", message, hint)) from None
+
+
+def _decode(text: str, number: int) -> Any:
     try:
-        return _decoder.decode(text)
+        try:
+            value = _strict_decoder.decode(text)
+            is_plain = text.count("{") + text.count("[") <= MAX_DEPTH and not _SURROGATE.search(text)
+        except _NotPlain:
+            value, is_plain = _decoder.decode(text), False
     except json.JSONDecodeError as error:
         what = error.msg[:1].lower() + error.msg[1:].removesuffix(" at")
         message = f"not JSON: {what}, at column {error.colno}"
@@ -125,6 +136,9 @@ def _decode(line: bytes, number: int, offset: int) -> Any:
     except ValueError:  # an integer of thousands of digits, which Python declines to read
         message = "not a usable number: an integer with thousands of digits"
         raise Unreadable(Issue(number, "$", "invalid_json", message, "write it as a string")) from None
+    if not is_plain:
+        _require_plain(value, number, [])
+    return value
 
 
 def _hint_for(text: str) -> str:
@@ -139,17 +153,36 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) == len(pairs):
         return made
-    seen = set()
-    for key, _ in pairs:
-        if key in seen:
-            repeated = _RepeatedKey(made)
-            repeated.key = key
-            return repeated
-        seen.add(key)
-    raise AssertionError(f"{len(pairs)} pairs, {len(made)} keys, none repeated")
+    keys = [key for key, _ in pairs]
+    repeated = _RepeatedKey(made)
+    repeated.key = next(key for index, key in enumerate(keys) if key in keys[:index])
+    return repeated
 
 
+def _make_strict_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise _NotPlain
+    return made
+
+
+def _refuse_constant(_: str) -> float:
+    raise _NotPlain
+
+
+def _parse_finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _NotPlain
+    return value
+
+
+# Most lines need one look: the strict decoder gives up at what the other one, and a walk, then find the place of.
+_strict_decoder = json.JSONDecoder(
+    object_pairs_hook=_make_strict_object, parse_constant=_refuse_constant, parse_float=_parse_finite
+)
 _decoder = json.JSONDecoder(object_pairs_hook=_make_object)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _require_plain(value: Any, number: int, path: list[str | int]) -> None:

@@ -218,7 +218,7 @@ def _render_rows(path: Path, tokeniser: Tokeniser, *, train_on_inputs: bool) -> 
 
 def read_rows(path: Path) -> Iterator[tuple[int, formats.Row]]:
     """Yield line number and row of each row, by the rules of the check. Raises InvalidRequest at the first error."""
-    with path.open("rb") as file:
+    with lines.open_file(path) as file:
         problem = parsing.find_file_problem(file.read(parsing.HEAD_BYTES))
         if problem is not None:
             raise _refuse(problem)
@@ -236,15 +236,10 @@ def read_rows(path: Path) -> Iterator[tuple[int, formats.Row]]:
 
 
 def _check_lines(file: BinaryIO, size_bytes: int) -> Iterator[formats.RowCheck]:
-    number = 0
-    for block in lines.iterate_blocks(file, size_bytes):
-        offset = block.start
-        for line in block.lines:
-            number += 1
-            checked = formats.check_line(line, number, offset)
-            offset += len(line) + 1
-            if not checked.is_blank:
-                yield checked
+    for number, (offset, line) in enumerate(lines.read_lines(file, 0, size_bytes), start=1):
+        checked = formats.check_line(line, number, offset)
+        if not checked.is_blank:
+            yield checked
 
 
 def _refuse(issue: Issue) -> InvalidRequest:

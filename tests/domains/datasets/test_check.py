@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -118,15 +119,13 @@ def test_lines_when_cut_into_ranges_are_each_read_once(tmp_path):
         expected = [b"%d" % index * length for index, length in enumerate(lengths)]
         for end in (b"", b"\n"):
             path.write_bytes(b"\n".join(expected) + end)
-            with path.open("rb") as file:
-                blocks = list(lines.iterate_blocks(file, path.stat().st_size))
-            read = [line for block in blocks for line in block.lines]
-            assert [line[: lines.MAX_LINE_BYTES] for line in expected] == [
-                line[: lines.MAX_LINE_BYTES] for line in read
-            ]
             content = path.read_bytes()
-            starts = [block.start for block in blocks if block.lines]
-            assert all(start == 0 or content[start - 1 : start] == b"\n" for start in starts)
+            with lines.open_file(path) as file:
+                found = [pair for cut in lines.list_ranges(len(content)) for pair in lines.read_lines(file, *cut)]
+                assert found == list(lines.read_lines(file, 0, len(content)))
+            starts = [offset for offset, _ in found]
+            assert starts == list(accumulate((len(line) + 1 for line in expected[:-1]), initial=0))[: len(found)]
+            assert [line for _, line in found] == [line[: lines.MAX_LINE_BYTES + 2] for line in expected]
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_check_when_memory_is_short_for_itself_never_blames_the_file(tmp_path, w
 
 
 def test_check_when_memory_is_short_from_the_start_fails(tmp_path, write_rows):
-    path = write_rows([{"text": "a" * 1000}] * 4000)
+    path = write_rows([{"text": "a" * 3_000_000}])  # not even the line can be read
     done = run("check", path, "--out", tmp_path / "report.json", "--memory-bytes", MIB)
     assert done.returncode == 1
     assert "memory" in done.stderr
