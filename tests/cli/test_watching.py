@@ -98,7 +98,7 @@ def test_draw_when_messages_hold_terminal_sequences_then_they_are_shown():
     assert r"\x1b[2J\x07gone" in text
 
 
-def test_draw_when_job_is_over_then_the_whole_reason_the_charge_and_the_time():
+def test_draw_when_job_is_over_then_the_whole_reason_and_the_time():
     picture = make_picture(
         make_state(
             "error", why="word " * 60 + "end", charged_nanos=0, price_nanos=5, seconds_remaining=3.0,
@@ -106,7 +106,7 @@ def test_draw_when_job_is_over_then_the_whole_reason_the_charge_and_the_time():
         )
     )  # fmt: skip
     text = " ".join(" ".join(draw(picture)).split())
-    assert "word end charged $0.00 took 1 min 05 s" in text
+    assert "word end took 1 min 05 s" in text
     assert "left" not in text
 
 

@@ -177,11 +177,9 @@ def _describe_situation(picture: Picture) -> Text:
     if picture.lost:
         return Text(f"connection lost ({escape(picture.lost)}); trying again", "yellow")
     parts = [escape(picture.state["why"])] if picture.state.get("why") else []
-    charged, quoted = picture.state.get("charged_nanos"), picture.state.get("price_nanos")
-    if charged is not None:
-        parts.append(f"charged {format_nanos(charged)}")
-    elif quoted is not None:
-        parts.append(f"price {format_nanos(quoted)}")
+    price = picture.state.get("price_nanos")
+    if price is not None and picture.status not in TERMINAL:  # the reason of an end tells what was charged
+        parts.append(f"price {format_nanos(price)}")
     started, finished = parse_time(picture.state.get("started_at")), parse_time(picture.state.get("finished_at"))
     if started and finished:
         parts.append(f"took {format_duration((finished - started).total_seconds())}")
