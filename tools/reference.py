@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import typer.main
 from pydantic_core import PydanticUndefined
 
@@ -77,7 +76,7 @@ def write_cli() -> str:
 
 def _describe(parameter: Any) -> str:
     is_argument = parameter.param_type_name == "argument"
-    name = parameter.make_metavar(click.Context(click.Command("x"))) if is_argument else ", ".join(parameter.opts)
+    name = parameter.name.upper() if is_argument else ", ".join(parameter.opts)
     text = " ".join((getattr(parameter, "help", "") or "").split()).replace("|", "\\|")
     return f"| `{name.replace('|', chr(92) + '|')}` | {text} |"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 import server as servers
 
 pytestmark = pytest.mark.training

@@ -1,6 +1,6 @@
 """Alembic's entry: runs the migrations on the connection that ``luthier.db.schema`` hands over."""
 
-from typing import Any
+from typing import Any, Literal
 
 from alembic import context
 
@@ -9,7 +9,7 @@ from luthier.db.orm import Float64, Int64, Json, UtcTime
 _NAMES = {repr(Int64): "Int64", repr(Float64): "Float64"}
 
 
-def render_item(kind: str, item: Any, _context: Any) -> str | bool:
+def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     """Write our column types by their short names, which script.py.mako imports."""
     if kind != "type":
         return False

@@ -151,7 +151,8 @@ class Trunk(nn.Module):
     def __init__(self, architecture: Architecture, weights: Weights) -> None:
         super().__init__()
         self.frequencies = architecture.rope.make_frequencies(architecture.head_size)
-        self.embed_tokens = nn.Embedding.from_pretrained(weights.take("model.embed_tokens.weight"), freeze=False)
+        table = weights.take("model.embed_tokens.weight")
+        self.embed_tokens = nn.Embedding(*table.shape, _weight=table)
         self.layers = nn.ModuleList(
             Block(architecture, weights, f"model.layers.{number}") for number in range(architecture.num_hidden_layers)
         )
@@ -180,7 +181,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.model = Trunk(architecture, weights)
         is_tied = architecture.tie_word_embeddings
-        self.lm_head = make_linear(self.model.embed_tokens.weight) if is_tied else weights.take_linear("lm_head")
+        table = self.model.embed_tokens.get_parameter("weight")
+        self.lm_head = make_linear(table) if is_tied else weights.take_linear("lm_head")
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, segments: list[int]) -> Tensor:
         """Return the hidden states [tokens, width] of ``input_ids`` [tokens], whose rows have these lengths."""
