@@ -71,7 +71,7 @@ async def get_feeds(request: Request) -> Feeds:
 FeedsParam = Annotated[Feeds, Depends(get_feeds)]
 
 
-@router.get("/{job_id}/stream", response_class=EventStream)
+@router.get("/{job_id}/stream", status_code=200, response_class=EventStream)
 async def stream_job(
     principal: PrincipalParam,
     services: ServicesParam,

@@ -41,6 +41,7 @@ class Whoami(BaseModel):
     organization: OrganizationIdentity
     project: ProjectIdentity
     api_key_id: str
+    api_key_name: str
     organization_id: str
     organization_name: str
     project_id: str
@@ -75,6 +76,7 @@ def whoami(principal: PrincipalParam) -> Whoami:
         organization=OrganizationIdentity(id=principal.organization_id, name=principal.organization_name),
         project=ProjectIdentity(id=principal.project_id, name=principal.project_name, slug=principal.project_slug),
         api_key_id=principal.api_key_id,
+        api_key_name=principal.api_key_name,
         organization_id=principal.organization_id,
         organization_name=principal.organization_name,
         project_id=principal.project_id,
@@ -90,7 +92,7 @@ def list_projects(
     after: Annotated[str | None, Query()] = None,
 ) -> ProjectList:
     """List the projects that this key can use: a key belongs to one."""
-    del limit
+    del limit  # one project is never more than a page
     project = Project(
         id=principal.project_id,
         name=principal.project_name,
