@@ -152,7 +152,8 @@ class Trunk(nn.Module):
         super().__init__()
         self.frequencies = architecture.rope.make_frequencies(architecture.head_size)
         table = weights.take("model.embed_tokens.weight")
-        self.embed_tokens = nn.Embedding(*table.shape, _weight=table)
+        rows, width = table.shape
+        self.embed_tokens = nn.Embedding(rows, width, _weight=table)
         self.layers = nn.ModuleList(
             Block(architecture, weights, f"model.layers.{number}") for number in range(architecture.num_hidden_layers)
         )
