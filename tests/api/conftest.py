@@ -72,7 +72,7 @@ def service(settings, database, clock) -> Iterator[Service]:
 @pytest.fixture
 def second_service(settings, service) -> Iterator[Service]:
     """Another server on the same database, store and home; it has no key of its own."""
-    with run_service(settings, service.database, service.store, service.clock) as running:
+    with _run_service(settings, service.database, service.store, service.clock) as running:
         yield running
 
 
@@ -107,9 +107,12 @@ def make_key(service: Service, tx: Any, project_id: str, *, is_admin: bool) -> s
 
 
 @contextmanager
-def _run_service(settings: Settings, database: Database, store: ObjectStore, clock: ManualClock) -> Iterator[Service]:
-    """Serve the real app on a free port for the length of the block."""
+def _run_service(
+    settings: Settings, database: Database, store: ObjectStore | None, clock: ManualClock
+) -> Iterator[Service]:
+    """Serve the real app on a free port for the length of the block; without a store, on the one under home."""
     master_key = home_dir.prepare(settings)
+    store = store or DiskStore(settings.objects_dir)
     with database.transaction() as tx:
         api_key = accounts.bootstrap(tx, master_key=master_key, now=clock.now())
     app = build_app(settings, database=database, store=store, clock=clock)

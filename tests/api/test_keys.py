@@ -12,6 +12,7 @@ def test_request_without_key_is_401_with_the_way_out(service, client):
 
 
 def test_key_when_made_works_and_is_listed_without_its_secret(service, client):
+    service.clock.advance(1)
     made = client.post("/api/keys", json={"name": "ci"}).json()
     assert made["secret"].startswith("lk-")
     with service.connect(made["secret"]) as other:
