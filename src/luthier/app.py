@@ -12,7 +12,7 @@ from luthier.api.context import Services
 from luthier.api.edge import Edge
 from luthier.api.limits import BodyLimits
 from luthier.api.lingering import Lingering
-from luthier.api.metrics import HttpMetrics
+from luthier.api.metrics import Metrics
 from luthier.api.platform import jobs, keys, models, status, stream
 from luthier.api.platform.feeds import Feeds
 from luthier.api.together import account, downloads, files, fine_tunes, uploads
@@ -64,7 +64,7 @@ def build_app(
         master_key=home.prepare(settings),
     )
     app.state.feeds = Feeds()
-    app.state.metrics = HttpMetrics()
+    app.state.metrics = Metrics()
     app.add_middleware(BodyLimits, max_bytes=settings.request_body_max_bytes)
     app.add_middleware(Lingering)
     app.add_middleware(Edge, metrics=app.state.metrics)  # added last: outermost

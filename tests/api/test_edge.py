@@ -5,6 +5,9 @@ from __future__ import annotations
 import httpx
 import pytest
 
+import factories
+from luthier.accounts import service as accounts
+
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 JSON = {"Content-Type": "application/json"}
@@ -116,6 +119,15 @@ def test_metrics_count_by_route_and_never_by_path(service, client):
     assert 'luthier_http_requests_total{method="GET",route="/v1/files/{file_id}",status="404"} 2.0' in text
     assert 'route="unrouted"' in text
     assert "secret" not in text
+
+
+def test_metrics_count_live_jobs_by_state(service):
+    with service.database.transaction() as tx:
+        owner = accounts.authenticate(tx, service.api_key, master_key=service.master_key, now=service.clock.now())
+        factories.make_job(tx, owner, now=service.clock.now(), state="queued")
+    text = httpx.get(f"{service.base_url}/metrics").text
+    assert 'luthier_jobs{state="queued"} 1.0' in text
+    assert 'luthier_jobs{state="running"} 0.0' in text
 
 
 def test_openapi_document_names_every_route(service):

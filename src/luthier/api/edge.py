@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier import ids
 from luthier.api import errors
-from luthier.api.metrics import HttpMetrics
+from luthier.api.metrics import Metrics
 from luthier.log import get_logger
 
 QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})  # probes: logged at debug
@@ -22,7 +22,7 @@ _log = get_logger("luthier.access")
 class Edge:
     """Wraps the app. The query of a URL is never logged: upload URLs carry their token there."""
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
 

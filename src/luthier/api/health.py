@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import sqlalchemy as sa
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -9,8 +11,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 
 from luthier.api.context import Services, ServicesParam
-from luthier.api.metrics import HttpMetrics
+from luthier.api.metrics import Metrics
 from luthier.errors import ServiceError
+from luthier.jobs import service as jobs
+from luthier.jobs import states
 
 router = APIRouter(tags=["health"])
 
@@ -55,7 +59,11 @@ def _check_storage(services: Services) -> str | None:
 
 
 @router.get("/metrics", response_class=Response)
-def get_metrics(request: Request) -> Response:
+def get_metrics(request: Request, services: ServicesParam) -> Response:
     """Return the counters in Prometheus' text format."""
-    metrics: HttpMetrics = request.app.state.metrics
+    metrics: Metrics = request.app.state.metrics
+    with contextlib.suppress(SQLAlchemyError):  # without its database the process still has its own counters to tell
+        with services.database.read() as tx:
+            counts = jobs.count_by_state(tx)
+        metrics.set_jobs({state: counts.get(state, 0) for state in states.LIVE})
     return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

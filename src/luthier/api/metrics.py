@@ -1,15 +1,17 @@
-"""What Prometheus is told of the HTTP surface."""
+"""What Prometheus is told."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # From a cached read to an upload of many gigabytes.
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
-class HttpMetrics:
-    """Counts and latencies by route template, in a registry of its own: one process may hold several apps."""
+class Metrics:
+    """Requests by route template, and live jobs by state; in a registry of its own: one process may hold several apps."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -23,6 +25,13 @@ class HttpMetrics:
             buckets=LATENCY_BUCKETS_S,
             registry=self.registry,
         )
+
+        self._jobs = Gauge("luthier_jobs", "Jobs that are not over, by state", ("state",), registry=self.registry)
+
+    def set_jobs(self, counts: Mapping[str, int]) -> None:
+        """Say how many jobs are in each live state now."""
+        for state, count in counts.items():
+            self._jobs.labels(state=state).set(count)
 
     def observe(self, *, method: str, route: str, status: int, duration_s: float) -> None:
         """Count one request."""
