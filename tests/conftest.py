@@ -83,3 +83,10 @@ def home(tmp_path) -> Path:
     path = tmp_path / "home"
     path.mkdir(mode=0o700)
     return path
+
+
+def pytest_collection_modifyitems(items):
+    """Keep the tests that start torch on one worker: two torch processes on two cores slow each other by far."""
+    for item in items:
+        if item.get_closest_marker("training"):
+            item.add_marker(pytest.mark.xdist_group("torch"))
