@@ -29,7 +29,6 @@ DATA = Path("examples/support")
 HOME = ROOT / "luthier-demo"
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SERVE_TIMEOUT_S = 60
-MODEL_TIMEOUT_S = 300
 
 console = Console(highlight=False)
 
@@ -46,7 +45,7 @@ def main() -> int:
         model_dir = HOME / "model"
         shutil.rmtree(model_dir, ignore_errors=True)
         run(environment, "ft", "download", job, "--checkpoint", "merged", "-o", str(model_dir))
-        base_dir = Path(read_json(environment, "models", "show", MODEL)["path"])
+    base_dir = next((HOME / "models").glob("*SmolLM2-135M-Instruct/*/config.json")).parent
     title("Before and after, on questions that are in no training row")
     _compare(base_dir, find_weights(model_dir))
     _say_goodbye(job, model_dir, time.monotonic() - began)
@@ -89,8 +88,8 @@ def _train(environment: dict[str, str]) -> str:
     title("Upload, exact price, train, watch")
     run(
         environment, "ft", "create", str(DATA / "train.jsonl"), "--model", MODEL,
-        "--validation-file", str(DATA / "validation.jsonl"), "--n-evals", "3", "--n-epochs", "3",
-        "--batch-size", "1", "--max-seq-length", "512", "--learning-rate", "4e-4", "--warmup-ratio", "0.05",
+        "--validation-file", str(DATA / "validation.jsonl"), "--n-evals", "2", "--n-epochs", "1",
+        "--batch-size", "1", "--max-seq-length", "256", "--learning-rate", "1e-3", "--warmup-ratio", "0.1",
         "--lora-r", "16", "--suffix", "support", "--yes", "--watch",
     )  # fmt: skip
     job: str = read_json(environment, "ft", "list")["data"][-1]["id"]

@@ -25,6 +25,7 @@ from luthier.cli.text import escape, format_duration, format_nanos, parse_time
 REFRESH_PER_S = 4
 SPEED_STEPS = 10  # tokens a second are averaged over so many steps
 EVENTS_KEPT = 20
+PROGRESS_EVERY_S = 15.0  # a line of numbers, where no terminal shows the picture
 FRAME_ROWS = 7  # of the picture, besides chart and events, the cursor's row among them
 EVENTS_MIN, CHART_MIN = 3, 8
 NARROW = 70  # columns below which an event's type would leave its message no room
@@ -59,10 +60,14 @@ def _print_lines(output: Output, connection: Connection, picture: Picture) -> No
     def tell_lost(reason: str) -> None:
         output.note(f"connection lost ({reason}); trying again")
 
+    told_at = time.monotonic()
     for update in follow(connection, picture.job_id, on_lost=tell_lost):
         picture.take(update)
         if update.kind == "event":
             job_views.show_event(output, update.data)
+        elif update.kind == "state" and picture.train and time.monotonic() - told_at >= PROGRESS_EVERY_S:
+            told_at = time.monotonic()
+            output.note("   ".join(_list_numbers(picture)))  # on stderr: stdout holds the event log alone
 
 
 def _show_live(output: Output, connection: Connection, picture: Picture) -> None:
@@ -187,8 +192,8 @@ def _describe_situation(picture: Picture) -> Text:
     return Text("  ".join(parts), "dim", no_wrap=not is_over, overflow="fold" if is_over else "ellipsis")
 
 
-def _make_progress(picture: Picture, width: int) -> RenderableType:
-    step, total = picture.state.get("step") or 0, picture.state["total_steps"]
+def _list_numbers(picture: Picture) -> list[str]:
+    step, total = picture.state.get("step") or 0, picture.state.get("total_steps") or 0
     numbers = [f"step {step:,} of {total:,}"]
     if picture.train:
         numbers.append(f"loss {picture.train[-1][1]:.3f}")
@@ -196,7 +201,12 @@ def _make_progress(picture: Picture, width: int) -> RenderableType:
         numbers.append(f"{picture.tokens_per_s:,.0f} tokens/s")
     if picture.seconds_remaining is not None:
         numbers.append(f"{format_duration(picture.seconds_remaining)} left")
-    text = "   ".join(numbers)
+    return numbers
+
+
+def _make_progress(picture: Picture, width: int) -> RenderableType:
+    step, total = picture.state.get("step") or 0, picture.state["total_steps"]
+    text = "   ".join(_list_numbers(picture))
     bar = ProgressBar(total=total, completed=step, complete_style="cyan", finished_style="green")
     grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
     if len(text) + 12 > width:  # the bar keeps at least ten columns, or a line of its own

@@ -130,7 +130,7 @@ def _model_is_gone(name: str) -> CannotPrepare:
     return CannotPrepare(
         "base_model",
         f"the weights of the base model are not on this server any more: {name}",
-        f"have them fetched again (luthier models fetch {name}), then create the job again",
+        "restart the server, which notices it and has them fetched again; then create the job again",
     )
 
 

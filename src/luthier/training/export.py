@@ -23,6 +23,11 @@ Kind = Literal["adapter", "merged", "model"]
 # What stands beside the weights of the base model and is still true of the new ones. config.json goes with full
 # weights only: beside an adapter, transformers would take the folder for a whole model.
 COPIED = (
+    "LICENSE",  # the base model's terms go with everything that is made from it
+    "LICENSE.txt",
+    "LICENSE.md",
+    "NOTICE",
+    "NOTICE.txt",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",

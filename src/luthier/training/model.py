@@ -73,5 +73,5 @@ def _load_tensors(stored: Mapping[str, Weight], place: Place) -> dict[str, Tenso
 def _refuse(base: BaseModel, reason: str) -> BaseModelFault:
     return BaseModelFault(
         f"the base model {base.name} cannot be loaded: {reason}",
-        f"have it fetched again (luthier models fetch {base.name}), or use another base model",
+        "delete its folder and restart the server, which has it fetched again; or use another base model",
     )
