@@ -117,15 +117,15 @@ class Result:
     losses: list[float]
 
 
-def make_rows() -> list[tuple[str, str]]:
-    """Return questions and answers; answers have log-normal lengths: half below 60 words, some of several hundred."""
+def make_rows(median_words: int) -> list[tuple[str, str]]:
+    """Return questions and answers; answers have log-normal lengths: half below the median, some many times as long."""
     rng = random.Random(SEED)
 
     def make_text(words: int) -> str:
         return " ".join(rng.choices(WORDS, k=words))
 
     def draw_answer_words() -> int:
-        return min(400, max(4, round(math.exp(rng.gauss(math.log(60), 0.9)))))
+        return min(400, max(4, round(math.exp(rng.gauss(math.log(median_words), 0.9)))))
 
     return [(make_text(rng.randint(5, 25)), make_text(draw_answer_words())) for _ in range(ROWS)]
 
@@ -255,6 +255,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--median-words", type=int, default=60, help="of an answer; fewer for a slow machine")
     parser.add_argument("--side", choices=["both", "luthier", "trl"], default="both")
     parser.add_argument("--trl-precision", choices=["auto", "default", "fp32"], default="auto")
     options = parser.parse_args()
@@ -262,7 +263,7 @@ def main() -> int:
     if precision == "auto":
         precision = "default" if has_native_bf16(torch.device("cpu")) else "fp32"
     CACHE.mkdir(parents=True, exist_ok=True)
-    data, trl_data = write_data(make_rows())
+    data, trl_data = write_data(make_rows(options.median_words))
     model = fetch_model()
     python = make_trl_python() if options.side != "luthier" else None
     ours: list[Result] = []
