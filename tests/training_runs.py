@@ -60,6 +60,7 @@ def write_tokens(path, rows):
         tokens=sum(lengths),
         trained_tokens=sum(sum(trained) for _, trained in rows),
         longest_row_tokens=max(lengths, default=0),
+        packs=len(rows),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with TokenWriter(path) as writer:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.datasets.packing import pack
+from luthier.datasets.packing import count_packs, pack
 
 
 @given(st.data(), st.integers(1, 3000))
@@ -29,3 +31,9 @@ def test_packs_are_best_fits(data, capacity):
             rooms.append(capacity - lengths[row])
     packed = sorted(capacity - sum(lengths[row] for row in members) for members in pack(lengths, capacity))
     assert packed == sorted(rooms)
+
+
+@given(st.data(), st.integers(1, 200))
+def test_packs_are_counted_without_the_rows(data, capacity):
+    lengths = data.draw(st.lists(st.integers(1, capacity), max_size=300))
+    assert count_packs(Counter(lengths), capacity) == len(pack(lengths, capacity))

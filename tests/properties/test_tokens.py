@@ -26,6 +26,7 @@ def write(path: Path, rows) -> None:
         tokens=sum(map(len, rows)),
         trained_tokens=sum(mark for row in rows for _, mark in row),
         longest_row_tokens=max(map(len, rows), default=0),
+        packs=len(rows),
     )
     with tokens.TokenWriter(path) as writer:
         for row in rows:

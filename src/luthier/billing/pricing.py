@@ -39,18 +39,23 @@ class NoPublishedRate(Exception):
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """What is billed of one file: rows that are trained on, and their tokens."""
+    """What is billed of one file: rows that are trained on, their tokens, and the sequences they are packed into."""
 
     rows: int
     tokens: int
+    packs: int
 
 
 @dataclass(frozen=True)
 class Quote:
     """The price of a job that runs to its end. Token counts are those that are billed.
 
-    ``train_tokens`` are of one epoch, ``validation_tokens`` of one evaluation (0 without evaluations).
+    ``train_tokens`` are of one epoch, ``validation_tokens`` of one evaluation (0 without evaluations). ``evaluations``
+    are never more than ``total_steps``: a job is evaluated at most once a step.
     """
+
+    total_steps: int
+    evaluations: int
 
     train_tokens: int
     validation_tokens: int
@@ -82,17 +87,25 @@ def make_quote(
     validation: TokenCounts | None,
     n_epochs: int,
     n_evals: int,
+    sequences_a_step: int,
     packing: bool,
     max_seq_length: int,
     rate_nanos: int,
 ) -> Quote:
-    """Price ``n_epochs`` passes over the training file and ``n_evals`` over the validation file."""
+    """Price ``n_epochs`` passes over the training file and ``n_evals`` over the validation file.
+
+    ``sequences_a_step`` is batch size times accumulation steps; a sequence is a pack, or a row without packing.
+    """
+    total_steps = -(-(train.packs if packing else train.rows) // sequences_a_step) * n_epochs
+    evaluations = min(n_evals, total_steps) if validation is not None else 0
     train_tokens = billed_tokens(train, packing=packing, max_seq_length=max_seq_length)
     validation_tokens = 0
-    if validation is not None and n_evals:
+    if validation is not None and evaluations:
         validation_tokens = billed_tokens(validation, packing=packing, max_seq_length=max_seq_length)
-    total = n_epochs * train_tokens + n_evals * validation_tokens
+    total = n_epochs * train_tokens + evaluations * validation_tokens
     return Quote(
+        total_steps=total_steps,
+        evaluations=evaluations,
         train_tokens=train_tokens,
         validation_tokens=validation_tokens,
         billed_tokens=total,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 _WORD_BITS = 512  # a set of up to 2**18 numbers is then one word of words; small integers are quick to shift
 
@@ -30,6 +32,48 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         if room > length:
             open_packs.put(number, room - length)
     return packs
+
+
+def count_packs(rows_by_length: Mapping[int, int], capacity: int) -> int:
+    """Return how many packs `pack` makes of so many rows of each length, without the rows.
+
+    The number of packs follows from how much room is left in how many of them, and not from which they are. Raises
+    ValueError for a length that is not in 1 to ``capacity``.
+    """
+    packs_by_room: Counter[int] = Counter()
+    rooms: list[int] = []  # those with a pack, ascending
+
+    def add(room: int, packs: int) -> None:
+        if room and packs:
+            if not packs_by_room[room]:
+                insort(rooms, room)
+            packs_by_room[room] += packs
+
+    count = 0
+    for length in sorted(rows_by_length, reverse=True):
+        if not 1 <= length <= capacity:
+            raise ValueError(f"a row has {length} tokens; a pack holds 1 to {capacity}")
+        rows = rows_by_length[length]
+        while rows:
+            # The tightest pack stays the tightest while it takes rows of one length: it is filled before the next.
+            index = bisect_left(rooms, length)
+            is_new = index == len(rooms)
+            room = capacity if is_new else rooms.pop(index)
+            rows_a_pack = room // length
+            available = -(-rows // rows_a_pack) if is_new else packs_by_room.pop(room)
+            filled = min(available, rows // rows_a_pack)
+            rows -= filled * rows_a_pack
+            add(room - rows_a_pack * length, filled)
+            available -= filled
+            count += filled if is_new else 0
+            if available and rows:  # too few rows to fill one more
+                add(room - rows * length, 1)
+                available -= 1
+                count += 1 if is_new else 0
+                rows = 0
+            if not is_new:
+                add(room, available)
+    return count
 
 
 class _OpenPacks:

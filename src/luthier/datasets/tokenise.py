@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -19,6 +20,7 @@ import tokenizers
 
 from luthier.datasets import chat, formats, lines, parsing
 from luthier.datasets.chat import Rendered, Span
+from luthier.datasets.packing import count_packs
 from luthier.datasets.report import Issue
 from luthier.datasets.tokens import LINES_KEPT, Counts, TokenWriter
 from luthier.errors import InvalidRequest
@@ -123,7 +125,8 @@ class _Tally:
     def __init__(self, max_seq_length: int) -> None:
         self._max_seq_length = max_seq_length
         self.rows = 0
-        self._used = self._dropped = self._truncated = self._tokens = self._trained = self._longest = 0
+        self._used = self._dropped = self._truncated = self._tokens = self._trained = 0
+        self._rows_by_length: Counter[int] = Counter()
         self._dropped_lines: list[int] = []
         self._truncated_lines: list[int] = []
 
@@ -144,7 +147,7 @@ class _Tally:
         self._used += 1
         self._tokens += len(sample.input_ids)
         self._trained += trained
-        self._longest = max(self._longest, len(sample.input_ids))
+        self._rows_by_length[len(sample.input_ids)] += 1
         return sample
 
     def get_counts(self) -> Counts:
@@ -165,7 +168,8 @@ class _Tally:
             truncated_lines=self._truncated_lines,
             tokens=self._tokens,
             trained_tokens=self._trained,
-            longest_row_tokens=self._longest,
+            longest_row_tokens=max(self._rows_by_length),
+            packs=count_packs(self._rows_by_length, self._max_seq_length),
         )
 
 

@@ -25,7 +25,7 @@ import msgspec
 
 from luthier.datasets.publish import publish
 
-RULES_VERSION = 1  # raise it whenever the same file, tokenizer and settings would give other tokens
+RULES_VERSION = 2  # raise it whenever the same file, tokenizer and settings would give other tokens
 LINES_KEPT = 100  # line numbers of dropped and truncated rows that are named; all are counted
 HEADER_BYTES = 128
 ALIGNMENT = 64
@@ -42,7 +42,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """What tokenising found. ``rows`` are all rows of the data; the token file holds ``used_rows`` of them.
 
     A row without a trainable token, after truncation to the maximum length, is dropped. ``tokens`` and
-    ``trained_tokens`` are sums over the used rows. A row that was cut and then dropped counts as both.
+    ``trained_tokens`` are sums over the used rows. A row that was cut and then dropped counts as both. ``packs`` is how many sequences of the
+    maximum length the used rows are packed into.
     """
 
     rows: int
@@ -54,6 +55,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     trained_tokens: int
     longest_row_tokens: int
+    packs: int
 
 
 class TokensCorrupt(Exception):

@@ -301,6 +301,7 @@ def price(
         validation=_make_token_counts(validation) if validation else None,
         n_epochs=hyperparameters.n_epochs,
         n_evals=hyperparameters.n_evals,
+        sequences_a_step=hyperparameters.batch_size * hyperparameters.gradient_accumulation_steps,
         packing=hyperparameters.packing,
         max_seq_length=hyperparameters.max_seq_length,
         rate_nanos=rate_nanos,
@@ -335,7 +336,11 @@ def _describe_lines(lines: list[int], count: int) -> str:
 
 
 def _make_token_counts(counted: TokenizationView) -> TokenCounts:
-    return TokenCounts(rows=_read_count(counted, "used_rows"), tokens=_read_count(counted, "tokens"))
+    return TokenCounts(
+        rows=_read_count(counted, "used_rows"),
+        tokens=_read_count(counted, "tokens"),
+        packs=_read_count(counted, "packs"),
+    )
 
 
 def _read_count(counted: TokenizationView, name: str) -> int:

@@ -27,10 +27,11 @@ def test_rate_when_model_is_beyond_every_band_raises():
 
 def make_quote(**changes):
     settings = {
-        "train": TokenCounts(rows=10, tokens=1000),
-        "validation": TokenCounts(rows=2, tokens=150),
+        "train": TokenCounts(rows=10, tokens=1000, packs=4),
+        "validation": TokenCounts(rows=2, tokens=150, packs=1),
         "n_epochs": 3,
         "n_evals": 4,
+        "sequences_a_step": 2,
         "packing": True,
         "max_seq_length": 512,
         "rate_nanos": 480,
@@ -53,6 +54,15 @@ def test_quote_when_rows_are_not_packed_bills_whole_sequences():
 def test_quote_when_no_evaluation_is_asked_for_costs_no_validation_tokens():
     assert make_quote(n_evals=0).validation_tokens == 0
     assert make_quote(n_evals=0).billed_tokens == 3000
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"), [({}, 3 * 2), ({"packing": False}, 3 * 5), ({"sequences_a_step": 100}, 3)]
+)
+def test_quote_bills_at_most_one_evaluation_a_step(changes, steps):
+    quote = make_quote(n_evals=20, **changes)
+    assert (quote.total_steps, quote.evaluations) == (steps, steps)
+    assert quote.billed_tokens == 3 * quote.train_tokens + steps * quote.validation_tokens
 
 
 @given(

@@ -16,6 +16,7 @@ COUNTS = tokens.Counts(
     tokens=5,
     trained_tokens=3,
     longest_row_tokens=3,
+    packs=1,
 )
 
 

@@ -349,11 +349,11 @@ def test_list_pending_names_the_jobs_that_wait_oldest_first(database, clock, pri
 def test_estimate_is_the_price_that_the_job_then_has(database, clock, principal):
     with database.transaction() as tx:
         inputs = make_inputs(tx, principal, now=clock.now(), tokens=700, validation_tokens=50)
-        request = make_request(inputs, n_epochs=2, n_evals=3)
+        request = make_request(inputs, n_epochs=2, n_evals=2)
         estimate = service.estimate(tx, principal, request, now=clock.now())
         job = create(tx, principal, request, clock)
     assert estimate.status == "ready"
-    assert estimate.quote.price_nanos == job.price_nanos == (2 * 700 + 3 * 50) * 480
+    assert estimate.quote.price_nanos == job.price_nanos == (2 * 700 + 2 * 50) * 480
 
 
 def test_estimate_judges_only_what_a_price_depends_on(database, clock, principal):

@@ -112,14 +112,14 @@ async def estimate_price(principal: PrincipalParam, services: ServicesParam, bod
     """Tell what a job would cost; waits a while for the file to be checked and its tokens counted."""
     estimate = await _wait_for_estimate(services, principal, JobRequest.from_body(body))
     if estimate.quote is not None:
-        return _describe_quote(estimate.quote, n_evals=body.get("n_evals") or 0)
+        return _describe_quote(estimate.quote)
     if estimate.reason is not None:
         return PriceEstimate(estimation_available=False, unavailable_reason=estimate.reason)
     raise InvalidRequest("estimate_impossible", estimate.message or "there is no price", hint=estimate.hint)
 
 
-def _describe_quote(quote: Quote, *, n_evals: int) -> PriceEstimate:
-    eval_tokens = n_evals * quote.validation_tokens
+def _describe_quote(quote: Quote) -> PriceEstimate:
+    eval_tokens = quote.evaluations * quote.validation_tokens
     return PriceEstimate(
         estimation_available=True,
         estimated_total_price=quote.price_nanos / NANOS_A_DOLLAR,
