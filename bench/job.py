@@ -1,10 +1,12 @@
-"""Measure a whole job against a plain TRL script with the same settings, each from process start to its end.
+"""Measure a whole job against a plain TRL script with the same settings.
 
     .venv/bin/python bench/job.py --rounds 2
 
 96 conversations of very different lengths, SmolLM2-135M-Instruct, LoRA on every linear layer, one epoch. Ours is the
-tokenise chore plus the worker, up to adapter and merged weights as archives; TRL's is ``bench/trl_sft.py``, up to the
-saved adapter. The sides take turns. The bar: ours takes at most 0.6 of TRL's time.
+command `luthier ft create FILE --watch` against a running service, from its start to its end: check, upload, the
+server's own check, tokenising, price, queue, training, adapter and merged weights as archives in the store. TRL's is
+``bench/trl_sft.py``, up to the saved adapter. Both find the base model on the disk. The sides take turns, and each
+round has rows of its own, so that nothing is cached. The bar: ours takes at most 0.6 of TRL's time.
 
 TRL computes in bf16 unless told otherwise. On a CPU without instructions for it one step takes an hour, so there it is
 told to use fp32, as our worker does by itself; ``--trl-precision default`` keeps its default everywhere.
@@ -22,6 +24,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,84 +33,23 @@ import msgspec
 import torch
 
 from luthier.catalog.schemas import FetchOrder, FetchResult
-from luthier.protocol import journal, layout, spec
+from luthier.protocol import journal, layout
 from luthier.training.devices import has_native_bf16
 
 ROOT = Path(__file__).resolve().parents[1]
+LUTHIER = Path(sys.executable).with_name("luthier")
 CACHE = ROOT / ".cache" / "bench"
 TRL_PACKAGES = ("trl==1.16.0", "torch==2.13.0", "transformers==5.23.0", "peft==0.21.2")
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 ROWS, SEED = 96, 7
 BATCH_SIZE, RANK, LEARNING_RATE, MAX_LENGTH = 8, 8, 2e-4, 1024
 BAR = 0.6
-WORDS = [
-    "the",
-    "a",
-    "of",
-    "to",
-    "and",
-    "in",
-    "is",
-    "it",
-    "you",
-    "that",
-    "for",
-    "on",
-    "with",
-    "as",
-    "are",
-    "this",
-    "be",
-    "at",
-    "or",
-    "from",
-    "your",
-    "can",
-    "we",
-    "if",
-    "not",
-    "by",
-    "when",
-    "which",
-    "there",
-    "use",
-    "file",
-    "model",
-    "time",
-    "job",
-    "step",
-    "data",
-    "first",
-    "then",
-    "after",
-    "before",
-    "result",
-    "value",
-    "change",
-    "check",
-    "number",
-    "row",
-    "line",
-    "error",
-    "server",
-    "answer",
-    "question",
-    "small",
-    "large",
-    "simple",
-    "better",
-    "other",
-    "each",
-    "every",
-    "because",
-    "while",
-    "without",
-    "between",
-    "many",
-    "few",
-    "more",
-    "most",
-]
+WORDS = """
+the a of to and in is it you that for on with as are this be at or from your can we if not by when which there
+use file model time job step data first then after before result value change check number row line error
+server answer question small large simple better other each every because while without between many few more
+most
+""".split()  # noqa: SIM905  as a list it would take a line a word
 
 
 @dataclass(frozen=True)
@@ -117,9 +60,9 @@ class Result:
     losses: list[float]
 
 
-def make_rows(median_words: int) -> list[tuple[str, str]]:
+def make_rows(median_words: int, seed: int) -> list[tuple[str, str]]:
     """Return questions and answers; answers have log-normal lengths: half below the median, some many times as long."""
-    rng = random.Random(SEED)
+    rng = random.Random(seed)
 
     def make_text(words: int) -> str:
         return " ".join(rng.choices(WORDS, k=words))
@@ -153,50 +96,46 @@ def make_trl_python() -> Path:
     return folder / "bin" / "python"
 
 
-def run_ours(model: Path, data: Path, threads: int) -> Result:
-    """Tokenise and train."""
-    directory = CACHE / "run"
-    shutil.rmtree(directory, ignore_errors=True)
-    (directory / layout.DATA_DIR).mkdir(parents=True)
-    (directory / layout.LEASE).touch()
-    spec.write_spec(directory / layout.SPEC, make_spec(model, threads))
+@contextmanager
+def serve() -> Iterator[dict[str, str]]:
+    """Run the service in a home of its own, with the base model fetched; give the environment of its commands."""
+    home = CACHE / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LUTHIER_")} | {"LUTHIER_HOME": str(home)}
+    log = (CACHE / "serve.log").open("w")
+    command = [LUTHIER, "serve", "--home", str(home), "--port", "0"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.strip().startswith("stop"))
+        warm_up = CACHE / "warm-up.jsonl"
+        warm_up.write_text('{"text": "a row, for the base model to be fetched"}\n')
+        subprocess.run([LUTHIER, "ft", "estimate", warm_up, "--model", MODEL], env=environment, check=True)
+        yield environment
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def run_ours(environment: dict[str, str], data: Path) -> Result:
+    """Create a job from a local file and wait for its end; rows are not packed, so that both take the same steps."""
+    settings = {
+        "model": MODEL,
+        "batch-size": BATCH_SIZE,
+        "lora-r": RANK,
+        "learning-rate": LEARNING_RATE,
+        "max-seq-length": MAX_LENGTH,
+        "random-seed": SEED,
+    }
+    arguments = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     began = time.monotonic()
-    tokenise = ["--max-seq-length", str(MAX_LENGTH), "--train-on-inputs", "auto", "--model-dir", str(model)]
-    places = ["--out", str(directory / layout.TRAIN_TOKENS), "--result", str(directory / "result.json")]
-    subprocess.run([sys.executable, "-m", "luthier.datasets", "tokenise", str(data), *tokenise, *places], check=True)
-    subprocess.run([sys.executable, "-m", "luthier.training", str(directory)], check=True)
+    command = [LUTHIER, "ft", "create", data, *arguments, "--no-packing", "--yes", "--watch"]
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     wall_s = time.monotonic() - began
+    directory = max((Path(environment["LUTHIER_HOME"]) / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
     messages = [message for _, message in journal.read(directory / layout.JOURNAL)[0]]
     print_phases(messages, wall_s)
     return Result(wall_s, [message.loss for message in messages if isinstance(message, journal.Metric)])
-
-
-def make_spec(model: Path, threads: int) -> spec.TrainingSpec:
-    """Return the job: rows are not packed, so that both sides take the same steps."""
-    return spec.TrainingSpec(
-        version=spec.VERSION,
-        job_id="ft-bench",
-        base_model=spec.BaseModel(name=MODEL, revision="bench", path=str(model)),
-        hyperparameters=spec.Hyperparameters(
-            n_epochs=1,
-            n_checkpoints=1,
-            n_evals=0,
-            batch_size=BATCH_SIZE,
-            gradient_accumulation_steps=1,
-            learning_rate=LEARNING_RATE,
-            schedule=spec.Schedule(),
-            max_grad_norm=1.0,
-            weight_decay=0.0,
-            random_seed=SEED,
-            packing=False,
-            max_seq_length=MAX_LENGTH,
-            training_type=spec.Lora(r=RANK, alpha=2.0 * RANK),
-            train_on_inputs="auto",
-        ),
-        device=spec.Device(kind="cpu", threads=threads),
-        recipe=spec.Recipe(output_name="bench/smol", training_file="bench.jsonl", training_file_sha256="0" * 64),
-        lease_s=86_400,
-    )
 
 
 def print_phases(messages: list[journal.Message], wall_s: float) -> None:
@@ -209,7 +148,7 @@ def print_phases(messages: list[journal.Message], wall_s: float) -> None:
     rest_s = wall_s - step_s - load_s - export_s
     print(
         f"  luthier: {tokens} tokens in {step_s:.1f} s of steps, {tokens / step_s:.0f} tokens/s; load {load_s:.1f} s, "
-        f"export {export_s:.1f} s, tokenising and imports {rest_s:.1f} s",
+        f"export {export_s:.1f} s, everything else {rest_s:.1f} s",
         flush=True,
     )
 
@@ -263,18 +202,20 @@ def main() -> int:
     if precision == "auto":
         precision = "default" if has_native_bf16(torch.device("cpu")) else "fp32"
     CACHE.mkdir(parents=True, exist_ok=True)
-    data, trl_data = write_data(make_rows(options.median_words))
     model = fetch_model()
     python = make_trl_python() if options.side != "luthier" else None
     ours: list[Result] = []
     theirs: list[Result] = []
-    for _ in range(options.rounds):
-        if options.side != "trl":
-            ours.append(run_ours(model, data, options.threads))
-            print(f"luthier {ours[-1].wall_s:.1f} s, {describe(ours[-1])}", flush=True)
-        if python is not None:
-            theirs.append(run_trl(python, model, trl_data, options.threads, precision))
-            print(f"trl ({precision}) {theirs[-1].wall_s:.1f} s, {describe(theirs[-1])}", flush=True)
+    with ExitStack() as stack:
+        environment = stack.enter_context(serve()) if options.side != "trl" else None
+        for number in range(options.rounds):
+            data, trl_data = write_data(make_rows(options.median_words, SEED + number))
+            if environment is not None:
+                ours.append(run_ours(environment, data))
+                print(f"luthier {ours[-1].wall_s:.1f} s, {describe(ours[-1])}", flush=True)
+            if python is not None:
+                theirs.append(run_trl(python, model, trl_data, options.threads, precision))
+                print(f"trl ({precision}) {theirs[-1].wall_s:.1f} s, {describe(theirs[-1])}", flush=True)
     if not (ours and theirs):
         return 0
     ratio = statistics.median(one.wall_s for one in ours) / statistics.median(one.wall_s for one in theirs)

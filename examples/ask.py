@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-MAX_NEW_TOKENS = 48
+MAX_NEW_TOKENS = 32
 
 logging.disable_progress_bar()
 
