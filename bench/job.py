@@ -103,7 +103,7 @@ def serve() -> Iterator[dict[str, str]]:
     shutil.rmtree(home, ignore_errors=True)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LUTHIER_")} | {"LUTHIER_HOME": str(home)}
     log = (CACHE / "serve.log").open("w")
-    command = [LUTHIER, "serve", "--home", str(home), "--port", "0"]
+    command = [str(LUTHIER), "serve", "--home", str(home), "--port", "0"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert process.stdout is not None
@@ -129,7 +129,7 @@ def run_ours(environment: dict[str, str], data: Path) -> Result:
     }
     arguments = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     began = time.monotonic()
-    command = [LUTHIER, "ft", "create", data, *arguments, "--no-packing", "--yes", "--watch"]
+    command = [str(LUTHIER), "ft", "create", str(data), *arguments, "--no-packing", "--yes", "--watch"]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     wall_s = time.monotonic() - began
     directory = max((Path(environment["LUTHIER_HOME"]) / "runs").iterdir(), key=lambda path: path.stat().st_mtime)

@@ -1,4 +1,4 @@
-"""Table of token counts, one row for each (content, tokenizer, settings) that was ever priced."""
+"""Tables of token counts, of the ledger and of holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from luthier.db import Base
-from luthier.db.orm import Json
+from luthier.db.orm import Json, Nanos
 
 
 class Tokenization(Base):
@@ -39,3 +39,84 @@ class Tokenization(Base):
 
     object_key: Mapped[str | None]  # the tokens, as datasets.tokens writes them
     counts: Mapped[Any | None] = mapped_column(Json)  # datasets.tokens.Counts
+
+
+class LedgerAccount(Base):
+    """An organization's accounts as its last entry left them. Every entry locks this row, so that entries form a line."""
+
+    __tablename__ = "ledger_accounts"
+    __table_args__ = (
+        sa.CheckConstraint("credit_nanos >= 0 AND held_nanos >= 0 AND spent_nanos >= 0", name="not_negative"),
+        {"sqlite_strict": True},
+    )
+
+    organization_id: Mapped[str] = mapped_column(sa.ForeignKey("organizations.id"), primary_key=True)
+    cash_nanos: Mapped[int] = mapped_column(Nanos)  # below zero only by a withdrawal, or where billing is off
+    credit_nanos: Mapped[int] = mapped_column(Nanos)
+    held_nanos: Mapped[int] = mapped_column(Nanos)
+    spent_nanos: Mapped[int] = mapped_column(Nanos)
+    last_seq: Mapped[int]
+    last_hash: Mapped[str]
+
+
+class LedgerEntry(Base):
+    """One transfer, for good: rows are never changed or removed, which triggers enforce.
+
+    Double entry with a column an account: what an entry puts into one account it takes from others, so that the six
+    amounts of a row sum to zero. ``hash`` covers the row and the hash before it.
+    """
+
+    __tablename__ = "ledger_entries"
+    __table_args__ = (
+        sa.UniqueConstraint("organization_id", "key"),
+        sa.CheckConstraint(
+            "cash_nanos + credit_nanos + held_nanos + spent_nanos + payments_nanos + adjustments_nanos = 0",
+            name="balanced",
+        ),
+        sa.Index("ix_ledger_entries_cause", "cause_kind", "cause_id"),
+        {"sqlite_strict": True},
+    )
+
+    organization_id: Mapped[str] = mapped_column(sa.ForeignKey("organizations.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)  # from 1, without gaps
+    created_at: Mapped[datetime]
+    kind: Mapped[str]
+    key: Mapped[str]  # the same key again has no second effect
+    cause_kind: Mapped[str]  # job, payment, operator
+    cause_id: Mapped[str]
+    note: Mapped[str]  # what happened, as a sentence
+    cash_nanos: Mapped[int] = mapped_column(Nanos)
+    credit_nanos: Mapped[int] = mapped_column(Nanos)
+    held_nanos: Mapped[int] = mapped_column(Nanos)
+    spent_nanos: Mapped[int] = mapped_column(Nanos)  # what the organization has spent is the platform's revenue
+    payments_nanos: Mapped[int] = mapped_column(Nanos)
+    adjustments_nanos: Mapped[int] = mapped_column(Nanos)
+    previous_hash: Mapped[str]
+    hash: Mapped[str]
+
+
+class Hold(Base):
+    """Money set aside for one job: open until it is resolved, once, by capturing all, a part or nothing of it."""
+
+    __tablename__ = "holds"
+    __table_args__ = (
+        sa.CheckConstraint("credit_nanos BETWEEN 0 AND amount_nanos", name="credit"),
+        sa.CheckConstraint("captured_nanos BETWEEN 0 AND amount_nanos", name="captured"),
+        sa.CheckConstraint("refunded_nanos BETWEEN 0 AND captured_nanos OR refunded_nanos = 0", name="refunded"),
+        sa.CheckConstraint("(captured_nanos IS NULL) = (resolved_at IS NULL)", name="resolved"),
+        sa.Index("ix_holds_organization", "organization_id", "resolved_at"),
+        sa.Index("ix_holds_project", "project_id", "resolved_at"),
+        sa.Index("ix_holds_key", "api_key_id", "resolved_at"),
+        {"sqlite_strict": True},
+    )
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(sa.ForeignKey("organizations.id"))
+    project_id: Mapped[str]
+    api_key_id: Mapped[str]
+    created_at: Mapped[datetime]
+    resolved_at: Mapped[datetime | None]
+    amount_nanos: Mapped[int] = mapped_column(Nanos)
+    credit_nanos: Mapped[int] = mapped_column(Nanos)  # of the amount, what came from promotional credit
+    captured_nanos: Mapped[int | None] = mapped_column(Nanos)
+    refunded_nanos: Mapped[int] = mapped_column(Nanos, server_default=sa.text("0"))
