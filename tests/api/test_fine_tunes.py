@@ -221,12 +221,13 @@ def test_list_is_oldest_first_and_pages(client, service, body):
 
 def test_estimate_is_the_price_of_the_job(client, inputs, body):
     request = {**body, "validation_file": inputs.validation_file, "n_epochs": 2, "n_evals": 3}
+    evaluations = 2  # the job has two steps, and is evaluated at most once a step
     estimate = client.post("/v1/fine-tunes/estimate-price", json=request).json()
     assert estimate == {
         "estimation_available": True,
-        "estimated_total_price": (2 * 1000 + 3 * 300) * 480 / 1e9,
+        "estimated_total_price": (2 * 1000 + evaluations * 300) * 480 / 1e9,
         "estimated_train_token_count": 2000,
-        "estimated_eval_token_count": 900,
+        "estimated_eval_token_count": evaluations * 300,
         "allowed_to_proceed": True,
         "user_limit": 0.0,
     }
