@@ -193,7 +193,8 @@ def test_estimate_quote_and_final_price_are_the_same_number(
         estimate = service.estimate(tx, principal, service.JobRequest.from_body(dict(job.request)), now=clock.now())
     per_epoch = tokens if packing else rows * 512
     per_eval = 0 if not n_evals else validation_tokens if packing else rows * 512
-    expected = (n_epochs * per_epoch + n_evals * per_eval) * (540 if is_full else 480)
+    steps = n_epochs * -(-rows // job.hyperparameters.batch_size)  # the counts of the factory pack nothing together
+    expected = (n_epochs * per_epoch + min(n_evals, steps) * per_eval) * (540 if is_full else 480)
     assert job.charged_nanos == job.price_nanos == estimate.quote.price_nanos == expected
 
 
