@@ -13,11 +13,10 @@ from luthier.api.edge import Edge
 from luthier.api.limits import BodyLimits
 from luthier.api.lingering import Lingering
 from luthier.api.metrics import Metrics
-from luthier.api.platform import jobs, keys, models, payments, status, stream
+from luthier.api.platform import jobs, keys, models, status, stream
 from luthier.api.platform.feeds import Feeds
 from luthier.api.together import account, downloads, files, fine_tunes, uploads
 from luthier.api.together import models as together_models
-from luthier.billing.payments.opening import open_processor
 from luthier.clock import Clock, SystemClock
 from luthier.db import Database
 from luthier.files.service import FileExists
@@ -36,7 +35,6 @@ ROUTERS = (
     jobs.router,
     models.router,
     keys.router,
-    payments.router,
     status.router,
 )
 
@@ -64,7 +62,6 @@ def build_app(
         store=store or open_store(settings),
         clock=clock or SystemClock(),
         master_key=home.prepare(settings),
-        processor=open_processor(settings),
     )
     app.state.feeds = Feeds()
     app.state.metrics = Metrics()

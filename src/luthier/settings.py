@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
@@ -78,16 +78,6 @@ class Settings(BaseSettings):
     worker_threads: int | None = Field(default=None, ge=1, description="CPU threads a worker; default: cores / slots")
     worker_python: Path | None = Field(
         default=None, description="Python that has luthier[train]; default: the one that runs the supervisor"
-    )
-    payments: Literal["manual", "stripe"] = Field(
-        default="manual", description="Where money comes from; manual: an operator grants credit, there are no cards"
-    )
-    stripe_secret_key: SecretStr | None = Field(default=None, description="Stripe's secret key, sk_…")
-    stripe_webhook_secret: SecretStr | None = Field(
-        default=None, description="Signing secret, whsec_…, of the endpoint /api/billing/webhooks/stripe"
-    )
-    stripe_api_base: str | None = Field(
-        default=None, description="Another server that speaks as Stripe's API does, for tests; default: Stripe's own"
     )
     disk_reserve_bytes: int = Field(
         default=1 * GIB, ge=0, description="Free space under HOME below which uploads and new jobs are refused"

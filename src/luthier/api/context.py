@@ -7,8 +7,6 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from luthier.billing.payments.processor import Processor
-from luthier.billing.payments.schemas import Till
 from luthier.clock import Clock
 from luthier.db import Database
 from luthier.settings import Settings
@@ -24,12 +22,6 @@ class Services:
     store: ObjectStore
     clock: Clock
     master_key: bytes
-    processor: Processor
-
-    @property
-    def till(self) -> Till:
-        """What payments work with."""
-        return Till(self.database, self.processor, self.clock)
 
 
 async def get_services(request: Request) -> Services:
