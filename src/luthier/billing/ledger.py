@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, Literal, get_args
 
 import msgspec
@@ -144,7 +144,7 @@ def grant(
 def adjust(
     tx: Session, organization_id: str, nanos: int, *, key: str, cause: Cause, note: str, now: datetime
 ) -> EntryView:
-    """Correct cash by hand, up or down: adjustments → cash."""
+    """Correct cash by hand, up or down, below zero too: adjustments → cash."""
     require_amount(abs(nanos) if _is_whole(nanos) else nanos)
     return _post(tx, organization_id, "adjust", {"adjustments": -nanos, "cash": nanos}, key, cause, note, now)
 
@@ -313,6 +313,7 @@ def _post(  # noqa: PLR0917  the fields of an entry, in their order
     now: datetime,
 ) -> EntryView:
     account = _lock_account(tx, organization_id)
+    now = now.astimezone(UTC)  # the hash is of the text of it, and it is read back as UTC
     amounts = {name: nanos for name, nanos in amounts.items() if nanos}
     if (existing := _find_same(tx, organization_id, key, amounts)) is not None:
         return existing

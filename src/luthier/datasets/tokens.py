@@ -42,8 +42,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """What tokenising found. ``rows`` are all rows of the data; the token file holds ``used_rows`` of them.
 
     A row without a trainable token, after truncation to the maximum length, is dropped. ``tokens`` and
-    ``trained_tokens`` are sums over the used rows. A row that was cut and then dropped counts as both. ``packs`` is how many sequences of the
-    maximum length the used rows are packed into.
+    ``trained_tokens`` are sums over the used rows. A row that was cut and then dropped counts as both.
+    ``packs`` is how many sequences of the maximum length the used rows are packed into.
     """
 
     rows: int

@@ -236,6 +236,18 @@ def _queue(tx: Session, job: Job, ready: Ready, *, now: datetime) -> None:
     tx.flush()
     for warning in ready.warnings:
         log.append(tx, job.id, "warning", warning.message, now=now, level="warning", data=warning.data)
+    n_evals = job.hyperparameters["n_evals"]
+    if quote.evaluations < n_evals:
+        log.append(
+            tx,
+            job.id,
+            "warning",
+            f"n_evals is {n_evals}, but a job is evaluated at most once a step: "
+            f"this one has {quote.total_steps}, and is evaluated and billed {quote.evaluations} times",
+            now=now,
+            level="warning",
+            data={"param": "n_evals"},
+        )
     price = pricing.format_dollars(quote.price_nanos)
     moves.advance(
         tx,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
+from datetime import timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
@@ -261,13 +261,21 @@ def test_verify_names_the_first_entry_that_was_altered(move, database, organizat
     assert message in problem.message
 
 
+def test_time_of_another_zone_is_kept_as_utc_and_verified(database, organization, clock):
+    elsewhere = clock.now().astimezone(timezone(timedelta(hours=5, minutes=30)))
+    with database.transaction() as tx:
+        ledger.grant(tx, organization, DOLLAR, key="x", cause=OPERATOR, note="x", now=elsewhere)
+    assert audit(database).problems == []
+
+
 def test_entries_of_one_organization_are_not_another_s(move, database, clock, organization):
     give(move, cash=DOLLAR)
     with database.transaction() as tx:
         other = make_principal(tx, now=clock.now()).organization_id
+        ledger.grant(tx, other, DOLLAR, key="grant-1", cause=OPERATOR, note="Theirs", now=clock.now())
     with database.read() as tx:
         assert [one.note for one in ledger.list_entries(tx, organization)] == ["Paid by card"]
-        assert all(one.organization_id == other for one in ledger.list_entries(tx, other))
+        assert [one.note for one in ledger.list_entries(tx, other)] == ["Theirs"]
 
 
 def test_hold_of_a_job_tells_what_became_of_it(move, database):

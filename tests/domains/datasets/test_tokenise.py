@@ -94,6 +94,12 @@ def test_chat_when_the_tokenizer_adds_bos_gets_none_beyond_the_templates(run):
     assert text.startswith("<|im_start|>user")
 
 
+def test_packs_are_those_of_the_maximum_length(run):
+    length = run([CHAT])[0].longest_row_tokens
+    assert run([CHAT] * 3, max_seq_length=2 * length)[0].packs == 2
+    assert run([CHAT] * 3, max_seq_length=2 * length - 1)[0].packs == 3
+
+
 def test_row_when_too_long_is_cut_and_named(run):
     counts, [[_, whole], [_, trained]] = run(
         [CHAT, {"messages": [USER, {**ASSISTANT, "content": "you " * 50}]}], max_seq_length=40

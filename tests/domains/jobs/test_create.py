@@ -110,6 +110,17 @@ def test_create_when_rows_are_cut_or_dropped_warns_with_their_lines(database, cl
     assert dropped.data["lines"] == list(range(1, 13))
 
 
+def test_create_when_there_are_more_evaluations_than_steps_warns_and_bills_one_a_step(database, clock, principal):
+    with database.transaction() as tx:
+        inputs = make_inputs(tx, principal, now=clock.now(), tokens=700, validation_tokens=50)
+        job = create(tx, principal, make_request(inputs, n_epochs=2, n_evals=5, batch_size=8), clock)
+        warnings = [event.message for event in log.list_events(tx, job.id) if event.type == "warning"]
+    assert job.price_nanos == (2 * 700 + 4 * 50) * 480  # ten rows, eight a step: two steps an epoch
+    assert warnings == [
+        "n_evals is 5, but a job is evaluated at most once a step: this one has 4, and is evaluated and billed 4 times"
+    ]
+
+
 def test_create_when_validation_file_has_no_evaluations_warns_and_bills_none(database, clock, principal):
     with database.transaction() as tx:
         inputs = make_inputs(tx, principal, now=clock.now(), validation_tokens=100)
