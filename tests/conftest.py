@@ -85,6 +85,7 @@ def home(tmp_path) -> Path:
     return path
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Keep the tests that start torch on one worker: two torch processes on two cores slow each other by far."""
     for item in items:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from alembic import command
 
@@ -91,3 +92,10 @@ def test_no_file_speaks_of_another_place():
         text = path.read_text(errors="replace")
         offenders += [f"{name}: {match[0]}" for match in pattern.finditer(text)]
     assert offenders == []
+
+
+@pytest.mark.training
+def test_torch_tests_when_run_in_parallel_share_one_worker(request):
+    """Two torch processes on two cores slow each other by far; a test runner that forgets the group says nothing."""
+    is_parallel = hasattr(request.config, "workerinput")
+    assert request.node.nodeid.endswith("@torch") == is_parallel

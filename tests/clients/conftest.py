@@ -151,6 +151,12 @@ def inputs(together) -> Inputs:
     return Inputs(training, *ids)
 
 
+@pytest.fixture(scope="session")
+def long_data(together) -> Path:
+    """A training file of 2,000 rows: 20 epochs of single rows run until they are cancelled."""
+    return write_rows(together.folder / "long.jsonl", 2000)
+
+
 @dataclass(frozen=True)
 class FinishedJob:
     """A job that ran to its end, and what the estimate had said."""

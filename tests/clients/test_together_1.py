@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-pytestmark = [pytest.mark.training, pytest.mark.clients, pytest.mark.xdist_group("training")]
+pytestmark = [pytest.mark.training, pytest.mark.clients]
 
 
 def test_old_client_reads_a_finished_job_with_its_events(old_together, finished_job):

@@ -123,8 +123,8 @@ def test_supervisor_when_killed_is_started_again_and_takes_the_worker_over(tmp_p
         worker = find_pids(f"luthier worker {job_id}")
         (supervisor,) = find_pids(f"supervise --home {home}")
         os.kill(supervisor, signal.SIGKILL)
-        (successor,) = wait_until(lambda: find_pids(f"supervise --home {home}"), "another supervisor")
-        assert successor != supervisor
+        # The killed one may be seen for a moment longer: the signal is sent, its process not taken down yet.
+        wait_until(lambda: set(find_pids(f"supervise --home {home}")) - {supervisor}, "another supervisor")
         assert find_pids(f"luthier worker {job_id}") in (worker, [])
         assert_job_is_whole(server, job_id)
 
