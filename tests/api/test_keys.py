@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 
 def test_request_without_key_is_401_with_the_way_out(service, client):
     del client.headers["Authorization"]
@@ -30,3 +32,19 @@ def test_key_when_revoked_is_403_that_says_so(service, client):
     assert response.status_code == 403
     assert response.json()["error"]["code"] == "invalid_api_key"
     assert "revoked" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "expires_at", ["9999-12-31T23:59:59-14:00", "2036-02-01T00:00:00Z", "0001-01-01T00:00:00+14:00"]
+)
+def test_key_when_it_expires_beyond_ten_years_is_refused_and_the_list_still_works(client, expires_at):
+    response = client.post("/api/keys", json={"name": "far", "expires_at": expires_at})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "invalid_expiry"
+    assert response.json()["error"]["param"] == "expires_at"
+    assert [key["name"] for key in client.get("/api/keys").json()["data"]] == ["admin"]
+
+
+def test_key_when_it_expires_in_another_zone_is_shown_in_utc(client):
+    made = client.post("/api/keys", json={"name": "ci", "expires_at": "2027-01-01T01:00:00+01:00"}).json()
+    assert made["expires_at"] == "2027-01-01T00:00:00Z"

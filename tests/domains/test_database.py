@@ -31,6 +31,16 @@ def test_time_when_stored_comes_back_aware_to_the_microsecond(database):
     assert row.created_at.utcoffset() == timedelta(0)
 
 
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])
+def test_time_when_utc_has_no_name_for_it_is_never_stored(database, text):
+    row = make_organization("org-1")
+    row.created_at = datetime.fromisoformat(text)
+    with pytest.raises(sa.exc.StatementError, match="UTC"), database.transaction() as tx:
+        tx.add(row)
+    with database.read() as tx:
+        assert tx.get(Organization, "org-1") is None
+
+
 def test_read_when_written_to_keeps_nothing(database):
     with database.transaction() as tx:
         tx.add(make_organization("org-1"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.exc import IntegrityError
 
@@ -15,6 +15,7 @@ from luthier.db import Session
 from luthier.errors import Conflict, Forbidden, InvalidRequest, NotFound
 
 KEY_NAME_MAX_LENGTH = 100
+KEY_LIFE_MAX = timedelta(days=3653)  # ten years: beyond it a time is a slip, or a way to say never
 TOUCH_INTERVAL = timedelta(minutes=1)  # last_used_at is for people: a write for each request would not be
 
 
@@ -149,13 +150,7 @@ def create_key(
 ) -> tuple[KeyView, str]:
     """Make a key for a project; the secret is returned here and never again."""
     name = _require_name(name)
-    if expires_at is not None and expires_at <= now:
-        raise InvalidRequest(
-            "invalid_expiry",
-            f"a key cannot expire in the past: {expires_at.isoformat()}",
-            hint="give a later time with its zone, as 2030-01-31T12:00:00Z, or none for a key that does not expire",
-            param="expires_at",
-        )
+    expires_at = None if expires_at is None else _require_expiry(expires_at, now)
     secret = keys.make_secret()
     row = ApiKey(
         id=ids.new_id("key"),
@@ -182,6 +177,19 @@ def _require_name(name: str) -> str:
             param="name",
         )
     return name
+
+
+def _require_expiry(expires_at: datetime, now: datetime) -> datetime:
+    """Return the time in UTC. Raises InvalidRequest unless it lies ahead, by ten years at most."""
+    # A difference first: with its offset a time may lie beyond the year 9999, where UTC has no name for it.
+    if timedelta(0) < expires_at - now <= KEY_LIFE_MAX:
+        return expires_at.astimezone(UTC)
+    raise InvalidRequest(
+        "invalid_expiry",
+        f"a key expires within the next ten years, or never: {expires_at.isoformat()}",
+        hint="give a time with its zone, as 2030-01-31T12:00:00Z, or none for a key that does not expire",
+        param="expires_at",
+    )
 
 
 def list_keys(tx: Session, project_id: str) -> list[KeyView]:

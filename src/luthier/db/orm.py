@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeEngine
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 # A 64-bit integer on both databases (SQLite's INTEGER is one, and only that spelling may be a rowid).
 Int64 = BigInteger().with_variant(Integer(), "sqlite")
@@ -32,11 +33,15 @@ class UtcTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
-        """Turn an aware time into microseconds. Raises AssertionError for a naive one."""
+        """Turn an aware time into microseconds.
+
+        Raises AssertionError for a naive one, and for one that could not be read again.
+        """
         del dialect
         if value is None:
             return None
         assert value.tzinfo is not None, f"naive time: {value!r}"
+        assert _FIRST <= value <= _LAST, f"not a time that UTC can name: {value!r}"
         return (value - _EPOCH) // timedelta(microseconds=1)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
