@@ -133,8 +133,8 @@ def test_every_route_of_something_unknown_is_404(client, routes, owned):
 
 
 def test_every_route_with_nul_in_its_url_is_400(client, routes, owned):
-    values = dict.fromkeys(owned, "a%00b")
-    answers = {route: call(client, route, values) for route in routes if list_parameters(route)}
+    values = dict.fromkeys([*owned, "upload_id"], "a%00b")
+    answers = {route: call(client, route, values) for route in [*routes, *PUBLIC] if list_parameters(route)}
     answers["in the query"] = client.get("/v1/fine-tunes?after=a%00b")
     assert {route: a.json()["error"]["code"] for route, a in answers.items()} == dict.fromkeys(answers, "invalid_url")
 

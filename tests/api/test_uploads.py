@@ -187,7 +187,7 @@ def test_put_when_the_url_expired_is_gone_and_says_when(service, client):
     assert "2026-01-01 13:00:00 UTC" in response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("token", ["", "?token=", "?token=forged", "?token=%00"])
+@pytest.mark.parametrize("token", ["", "?token=", "?token=forged", "?token=%FF"])
 def test_put_with_a_forged_url_is_forbidden(service, client, token):
     url, _ = start_upload(client)
     response = httpx.put(url.partition("?")[0] + token, content=DATA)

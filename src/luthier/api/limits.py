@@ -17,6 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.api import errors
+from luthier.api.media_types import is_json
 from luthier.errors import InvalidRequest, ServiceError, TooLarge
 
 BODY_TIMEOUT_S = 15.0  # for the whole of a small body: a client that dribbles must not hold a connection
@@ -46,23 +47,28 @@ class BodyLimits:
         self.timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its whole body in one message."""
-        if scope["type"] != "http" or _STREAMED.fullmatch(scope["path"]):
+        """Pass the request on, its body in one message unless it is streamed."""
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
         try:
             _require_no_nul_in_url(scope)
-            body = await self._read(headers, receive)
-            if body and _is_json(headers):
-                await _require_json(body)
+            forward = receive if _STREAMED.fullmatch(scope["path"]) else await self._read_whole(scope, receive)
         except ServiceError as error:
             response = errors.render(error, scope["state"]["request_id"])
             response.headers["Connection"] = "close"  # the rest of the body must not be read as the next request
             await response(scope, receive, send)
             return
-        if body is not None:
-            await self.app(scope, _Replay(body, receive), send)
+        if forward is not None:
+            await self.app(scope, forward, send)
+
+    async def _read_whole(self, scope: Scope, receive: Receive) -> Receive | None:
+        """Return what hands out the body, judged; None when the client went away."""
+        headers = Headers(scope=scope)
+        body = await self._read(headers, receive)
+        if body and is_json(headers):
+            await _require_json(body)
+        return None if body is None else _Replay(body, receive)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
         """Return the whole body; None when the client went away. Raises TooLarge, RequestTimeout."""
@@ -111,11 +117,6 @@ class _Replay:
             return await self._receive()
         body, self._body = self._body, None
         return {"type": "http.request", "body": body, "more_body": False}
-
-
-def _is_json(headers: Headers) -> bool:
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return kind == "application/json" or kind.endswith("+json")
 
 
 def _require_no_nul_in_url(scope: Scope) -> None:
