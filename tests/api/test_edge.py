@@ -42,6 +42,24 @@ def test_wrong_shape_is_422_that_names_every_field(service, client):
     assert {detail["param"] for detail in error["details"]} == {"name", "is_admin", "colour"}
 
 
+@pytest.mark.parametrize("route", ["/api/keys", "/v1/fine-tunes"])
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", None])
+def test_json_when_not_announced_as_such_is_415_that_names_the_header(service, client, route, content_type):
+    """What curl -d sends."""
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    response = client.post(route, content=b'{"name": "ci", "model": "luthier/tiny"}', headers=headers)
+    assert response.status_code == 415
+    error = get_error(response)
+    assert error["code"] == "not_announced_as_json"
+    assert "Content-Type: application/json" in error["hint"]
+
+
+def test_body_when_there_is_none_is_422_as_ever(service, client):
+    response = client.post("/api/keys")
+    assert response.status_code == 422
+    assert get_error(response)["code"] == "invalid_request_body"
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

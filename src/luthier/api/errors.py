@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
+from luthier.api.media_types import is_json
 from luthier.errors import InvalidRequest, NotFound, ServiceError, Unavailable, Unprocessable
 from luthier.log import get_logger
 from luthier.storage import StorageFailed
@@ -65,6 +66,12 @@ class Unexpected(ServiceError):
         )
 
 
+class UnsupportedMediaType(ServiceError):
+    """The body is of a kind that the route does not read."""
+
+    status = 415
+
+
 async def _handle_service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
     return _render_for(request, error)
@@ -72,7 +79,21 @@ async def _handle_service_error(request: Request, error: Exception) -> JSONRespo
 
 async def _handle_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return _render_for(request, describe_validation(error.errors()))
+    problems = error.errors()
+    first = problems[0]
+    if first["loc"] == ("body",) and first["type"] != "missing" and not is_json(request.headers):
+        return _render_for(request, _describe_content_type(request))
+    return _render_for(request, describe_validation(problems))
+
+
+def _describe_content_type(request: Request) -> ServiceError:
+    """Tell why a body that may well be JSON was not read as such."""
+    sent = request.headers.get("content-type", "none")
+    return UnsupportedMediaType(
+        "not_announced_as_json",
+        f"the body is not announced as JSON: Content-Type is {sent[:80]}",
+        hint="send the header Content-Type: application/json; with curl: -H 'Content-Type: application/json'",
+    )
 
 
 def _render_for(request: Request, error: ServiceError) -> JSONResponse:
