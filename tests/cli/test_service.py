@@ -164,14 +164,15 @@ def test_files_upload_when_file_is_not_valid_then_it_is_not_sent(luthier):
     (luthier.cwd / "bad.jsonl").write_text('{"prompt": "only"}\n')
     result = luthier("files", "upload", "bad.jsonl")
     assert result.code == 1
-    assert "bad.jsonl:1  $.completion" in result.out
+    assert result.out == ""  # where the file's id would stand
+    assert "bad.jsonl:1  $.completion" in result.err
     assert "bad.jsonl" not in luthier("files", "list").out
     sent = luthier("files", "upload", "bad.jsonl", "--no-check", "--json").json
     wait_for(luthier, "files", "get", sent["id"], until=lambda file: file["processing_status"] == "INVALID_FORMAT")
     assert "bad.jsonl:1  $.completion" in luthier("files", "get", sent["id"]).out
     refused = luthier("ft", "create", sent["id"], "-m", MODEL)
     assert refused.code == 1
-    assert ":1  $.completion" in refused.out
+    assert ":1  $.completion" in refused.err
 
 
 def test_create_when_local_file_then_parameters_and_price_are_shown_and_they_are_the_jobs(luthier):
@@ -217,6 +218,20 @@ def test_create_when_parameters_are_wrong_then_all_are_told_and_4(luthier):
     assert result.err.count("error: ") == 2
     assert "learning_rate" in result.err
     assert "suffix" in result.err
+
+
+WARNED = '{"text": "words", "note": 1}\n' * 8  # an unknown key in each row
+
+
+def test_create_and_upload_when_file_is_valid_then_the_check_is_shown_with_a_few_warnings(luthier):
+    (luthier.cwd / "warned.jsonl").write_text(WARNED)
+    expected = "warned.jsonl: valid  general format, 8 lines, 232 B, 8 warnings"
+    for result in (luthier("files", "upload", "warned.jsonl"), luthier("ft", "create", "warned.jsonl", "-m", MODEL)):
+        assert result.code == 0
+        assert expected in result.err
+        assert result.err.count("warning: ") == 5
+        assert "… and 3 more warnings" in result.err
+        assert len(result.out.splitlines()) == 1  # the id alone
 
 
 def test_create_when_model_is_misspelt_then_nothing_is_uploaded(luthier):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from luthier.datasets import report as reports
 from luthier.datasets.check import check_file
 
 SHOWN_DEFAULT = 20
+WARNINGS_BESIDE = 5  # of a valid file: what follows, a price and a question, must stay in sight
 
 
 def require_file(path: Path) -> None:
@@ -41,12 +42,11 @@ def check(output: Output, path: Path) -> dict[str, Any]:
 
 
 def require_valid(output: Output, path: Path) -> None:
-    """Check one file before it is sent. Raises Failure, after the errors were printed, when it is not valid."""
+    """Check one file before it is sent, and tell the verdict. Raises Failure, after its errors, when it is not valid."""
     report = check(output, path)
+    show_beside(output, str(path), report)
     if report["valid"]:
         return
-    if not output.as_json:
-        show(output, str(path), report)
     raise Failure(
         "invalid_file",
         f"{path} is not valid, so it was not uploaded: {format_count(report['error_count'], 'error')}",
@@ -57,10 +57,22 @@ def require_valid(output: Output, path: Path) -> None:
 
 
 def show(output: Output, name: str, report: dict[str, Any], *, limit: int = SHOWN_DEFAULT) -> None:
-    """Print a report: the verdict, then errors, then warnings, each place as ``file:line``."""
-    output.line(_describe(name, report))
-    for kind, style in (("error", "red"), ("warning", "yellow")):
-        _show_issues(output, name, report, kind=kind, style=style, limit=limit)
+    """Print a report, the command's answer: the verdict, then errors, then warnings, each place as ``file:line``."""
+    for line in _list_lines(name, report, max_errors=limit, max_warnings=limit):
+        output.line(line)
+
+
+def show_beside(output: Output, name: str, report: dict[str, Any]) -> None:
+    """Print a report on stderr, where the command's answer is another; only a few warnings of a valid file."""
+    max_warnings = WARNINGS_BESIDE if report.get("valid") else SHOWN_DEFAULT
+    for line in _list_lines(name, report, max_errors=SHOWN_DEFAULT, max_warnings=max_warnings):
+        output.note(line, style=None)
+
+
+def _list_lines(name: str, report: dict[str, Any], *, max_errors: int, max_warnings: int) -> Iterator[Text]:
+    yield _describe(name, report)
+    yield from _list_issues(name, report, kind="error", style="red", limit=max_errors)
+    yield from _list_issues(name, report, kind="warning", style="yellow", limit=max_warnings)
 
 
 def _describe(name: str, report: dict[str, Any]) -> Text:
@@ -77,22 +89,20 @@ def _describe(name: str, report: dict[str, Any]) -> Text:
     return Text.assemble((escape(name), "bold"), ": ", verdict, (f"  {', '.join(counts)}", "dim"))
 
 
-def _show_issues(output: Output, name: str, report: dict[str, Any], *, kind: str, style: str, limit: int) -> None:
+def _list_issues(name: str, report: dict[str, Any], *, kind: str, style: str, limit: int) -> Iterator[Text]:
     issues: Sequence[dict[str, Any]] = report.get(f"{kind}s") or []
     hinted: set[str] = set()
     for issue in issues[:limit]:
         place = f"{name}:{issue['line']}" if issue.get("line") else name
-        output.line(
-            Text.assemble(
-                "  ", (escape(place), "bold"), "  ", (escape(issue.get("path") or ""), "cyan"), "  ",
-                (f"{kind}: " if kind == "warning" else "", style), escape(issue.get("message") or ""),
-            )
+        yield Text.assemble(
+            "  ", (escape(place), "bold"), "  ", (escape(issue.get("path") or ""), "cyan"), "  ",
+            (f"{kind}: " if kind == "warning" else "", style), escape(issue.get("message") or ""),
         )  # fmt: skip
         hint = issue.get("hint")
         if hint and hint not in hinted:  # the same way out is told once
             hinted.add(hint)
-            output.line(Text.assemble("    ", ("hint: ", "cyan"), escape(hint)))
+            yield Text.assemble("    ", ("hint: ", "cyan"), escape(hint))
     total = max(report.get(f"{kind}_count") or 0, len(issues))
     if total > limit:
         shown = min(limit, len(issues))
-        output.line(Text(f"  … and {format_count(total - shown, f'more {kind}')}", "dim"))
+        yield Text(f"  … and {format_count(total - shown, f'more {kind}')}", "dim")

@@ -98,8 +98,7 @@ def _wait_until_valid(output: Output, connection: Connection, file_id: str, *, n
         return
     report = as_dict(file.get("validation_report"))
     if file["processing_status"] == "INVALID_FORMAT":
-        if not output.as_json:
-            checks.show(output, name, report)
+        checks.show_beside(output, name, report)
         raise Failure(
             "invalid_file",
             f"{name} is not valid: {format_count(report.get('error_count') or 1, 'error')}",
