@@ -7,7 +7,7 @@ import pytest
 
 import factories
 from luthier.accounts import service as accounts
-from luthier.api.together.request_schema import JobBody
+from luthier.api.request_schema import JobBody
 from luthier.artifacts import service as artifacts
 from luthier.jobs import log, progress, queue
 from luthier.jobs.request import JobRequest

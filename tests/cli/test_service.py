@@ -188,12 +188,12 @@ def test_create_when_local_file_then_parameters_and_price_are_shown_and_they_are
     assert job["token_count"] == price.json["estimated_train_token_count"]
     assert f"{job['token_count']:,} to train" in result.err
     assert f"luthier watch {job_id}" in result.err
-    assert read_fields(luthier("ft", "get", job_id).out).items() >= (
-        read_fields(result.err).items() - {("batch size", "max"), ("tokens", f"{job['token_count']:,} to train")}
-        - {(key, value) for key, value in read_fields(result.err).items() if key == "price"}
-    )  # fmt: skip
+    shown, fields = read_fields(result.err), read_fields(luthier("ft", "get", job_id).out)
+    parameters = shown.keys() - {"tokens", "price"}
+    assert "batch size" in parameters
+    assert {name: shown[name] for name in parameters} == {name: fields[name] for name in parameters}
     (event,) = [e for e in luthier("ft", "events", job_id, "--json").json["data"] if e["type"] == "job_queued"]
-    assert read_fields(result.err)["price"] in event["message"]
+    assert shown["price"] in event["message"]
 
 
 def read_fields(text):
@@ -211,13 +211,28 @@ def test_create_when_other_kinds_of_training_then_what_is_shown_is_what_the_job_
         assert shown[name] == job[name]
 
 
-def test_create_when_parameters_are_wrong_then_all_are_told_and_4(luthier):
-    result = luthier("ft", "create", write_rows(luthier), "-m", MODEL, "--learning-rate", "7", "--suffix", "a b")
-    assert result.code == 4
-    assert result.out == ""
-    assert result.err.count("error: ") == 2
-    assert "learning_rate" in result.err
-    assert "suffix" in result.err
+def test_create_when_parameters_are_wrong_then_all_are_told_and_nothing_is_uploaded(luthier):
+    """Those that bear on the price and those that do not, and before a long file is checked."""
+    (luthier.cwd / "never.jsonl").write_text('{"prompt": "not valid either"}\n')
+    options = ["-m", MODEL, "--learning-rate", "7", "--suffix", "a b", "--n-epochs", "99"]
+    for result in (
+        luthier("ft", "create", "never.jsonl", *options),
+        luthier("ft", "create", "never.jsonl", *options, "--validation-file", "never.jsonl", "--yes"),
+    ):
+        assert result.code == 4
+        assert result.out == ""
+        assert result.err.count("error: ") == 3
+        for param in ("learning_rate", "suffix", "n_epochs"):
+            assert param in result.err
+    assert luthier("ft", "estimate", "never.jsonl", "-m", MODEL, "--n-epochs", "99").code == 4
+    assert "never.jsonl" not in luthier("files", "list").out
+
+
+def test_create_when_a_validation_file_is_not_used_then_it_warns_before_the_upload(luthier):
+    write_rows(luthier, "val.jsonl")
+    result = luthier("ft", "create", write_rows(luthier), "-m", MODEL, "--validation-file", "val.jsonl")
+    assert result.code == 0
+    assert result.err.index("n_evals is 0") < result.err.index("uploaded")
 
 
 WARNED = '{"text": "words", "note": 1}\n' * 8  # an unknown key in each row
@@ -232,6 +247,8 @@ def test_create_and_upload_when_file_is_valid_then_the_check_is_shown_with_a_few
         assert result.err.count("warning: ") == 5
         assert "… and 3 more warnings" in result.err
         assert len(result.out.splitlines()) == 1  # the id alone
+    file_id = luthier("files", "upload", "warned.jsonl").out.strip()
+    assert f"{file_id}: valid  general format, 8 lines" in luthier("ft", "create", file_id, "-m", MODEL).err
 
 
 def test_create_when_model_is_misspelt_then_nothing_is_uploaded(luthier):

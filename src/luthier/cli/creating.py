@@ -1,17 +1,18 @@
-"""From data on disk to a job that is queued: check, upload, wait for validation, price, ask, create."""
+"""From data on disk to a job that is queued: judge the request, check, upload, wait for validation, price, ask, create."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from rich.text import Text
 
-from luthier.cli import checks, job_views, parameters, uploading
+from luthier.cli import checks, job_views, uploading
 from luthier.cli.connection import Connection
 from luthier.cli.exits import Exit, Failure
 from luthier.cli.output import Output, as_dict
@@ -27,38 +28,70 @@ NO_PRICE = {
 DATA_SUFFIXES = frozenset({".jsonl", ".json", ".parquet", ".txt", ".csv"})
 
 
+@dataclass(frozen=True)
+class Offer:
+    """A job that could be started: the body that asks for it, its parameters as it will have them, its price."""
+
+    body: dict[str, Any]
+    parameters: dict[str, Any]
+    price: dict[str, Any]
+
+
 def create(
     output: Output, connection: Connection, body: dict[str, Any], training: str, validation: str | None, *, yes: bool
 ) -> dict[str, Any]:
     """Lead the user from files to a created job, and return the job. Ends the command when the answer is no."""
-    limits = as_dict(connection.get("/v1/fine-tunes/models/limits", {"model_name": body["model"]}))
-    body = add_files(output, connection, body, training, validation)
-    price = estimate(output, connection, body)
+    offer = make_offer(output, connection, body, training, validation)
     if not output.as_json:
         output.note("")
-        output.show_beside(
-            [*job_views.list_parameters(parameters.resolve(body, limits)), ("", ""), *describe_price(price)]
-        )
+        output.show_beside([*job_views.list_parameters(offer.parameters), ("", ""), *describe_price(offer.price)])
         output.note("")
     if not yes:
         output.require_start("Start this job?")
-    return as_dict(connection.post("/v1/fine-tunes", body, idempotency_key=uuid.uuid4().hex))
+    return as_dict(connection.post("/v1/fine-tunes", offer.body, idempotency_key=uuid.uuid4().hex))
 
 
-def add_files(
+def make_offer(
     output: Output, connection: Connection, body: dict[str, Any], training: str, validation: str | None
-) -> dict[str, Any]:
-    """Return the body with the ids of validated files, which are uploaded first where they are local."""
+) -> Offer:
+    """Return the priced job. The server judges every parameter before a file is checked or sent.
+
+    Raises Failure for wrong parameters, all at once; for files that are missing or not valid; without a price.
+    """
     files = {"training_file": training, **({"validation_file": validation} if validation else {})}
     paths = {field: path for field, text in files.items() if (path := find_path(text))}
-    for path in paths.values():  # all are checked before the first is sent
-        checks.require_valid(output, path)
-    ids = {
-        field: _upload(output, connection, paths[field]) if field in paths else text for field, text in files.items()
-    }
-    for field, file_id in ids.items():
-        _wait_until_valid(output, connection, file_id, name=files[field])
-    return {**body, **ids}
+    parameters = _resolve(output, connection, {**body, **files})
+    priced = {**body, **_provide_files(output, connection, files, paths)}
+    return Offer(priced, parameters, _estimate(output, connection, priced))
+
+
+def _resolve(output: Output, connection: Connection, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that the job will have, and tell what has no effect."""
+    resolved = as_dict(connection.post("/api/fine-tunes/resolve", body))
+    for warning in resolved.get("warnings") or []:
+        output.note(f"warning: {warning}", style="yellow")
+    return as_dict(resolved.get("hyperparameters"))
+
+
+def _provide_files(
+    output: Output, connection: Connection, files: Mapping[str, str], paths: Mapping[str, Path]
+) -> dict[str, str]:
+    """Return the ids of validated files by field; the local ones (``paths``) are uploaded first.
+
+    All are checked before the first is sent, the server's own as well.
+    """
+    for field, text in files.items():
+        if field in paths:
+            checks.require_valid(output, paths[field])
+        else:
+            file = _wait_until_valid(output, connection, text, name=text)
+            checks.show_beside(output, text, {"bytes": file.get("bytes"), **as_dict(file.get("validation_report"))})
+    ids = {}
+    for field, text in files.items():
+        ids[field] = _upload(output, connection, paths[field]) if field in paths else text
+    for field in paths:
+        _wait_until_valid(output, connection, ids[field], name=files[field])
+    return ids
 
 
 def find_path(text: str) -> Path | None:
@@ -84,8 +117,8 @@ def _upload(output: Output, connection: Connection, path: Path) -> str:
     return file_id
 
 
-def _wait_until_valid(output: Output, connection: Connection, file_id: str, *, name: str) -> None:
-    """Wait for the server's own check. Raises Failure, after the errors were printed, when the file is not valid."""
+def _wait_until_valid(output: Output, connection: Connection, file_id: str, *, name: str) -> dict[str, Any]:
+    """Return the file once the server has checked it. Raises Failure, after its errors were printed, when not valid."""
 
     def ask(label: Callable[[str], None]) -> dict[str, Any] | None:
         file = as_dict(connection.get(f"/v1/files/{quote(file_id, safe='')}"))
@@ -95,7 +128,7 @@ def _wait_until_valid(output: Output, connection: Connection, file_id: str, *, n
 
     file = _poll(output, ask, first_label=f"The server checks {name}", limit_s=VALIDATION_MAX_S)
     if file["processing_status"] == "COMPLETED":
-        return
+        return file
     report = as_dict(file.get("validation_report"))
     if file["processing_status"] == "INVALID_FORMAT":
         checks.show_beside(output, name, report)
@@ -113,7 +146,7 @@ def _wait_until_valid(output: Output, connection: Connection, file_id: str, *, n
     )
 
 
-def estimate(output: Output, connection: Connection, body: dict[str, Any]) -> dict[str, Any]:
+def _estimate(output: Output, connection: Connection, body: dict[str, Any]) -> dict[str, Any]:
     """Return the exact price and token counts; waits while the server counts, or fetches the base model."""
 
     def ask(label: Callable[[str], None]) -> dict[str, Any] | None:

@@ -145,9 +145,7 @@ def estimate(
 
     output = Output(as_json=as_json)
     with connect(base_url) as connection:
-        price = creating.estimate(
-            output, connection, creating.add_files(output, connection, body, training, validation_file)
-        )
+        price = creating.make_offer(output, connection, body, training, validation_file).price
     if as_json:
         output.write_json(price)
     else:

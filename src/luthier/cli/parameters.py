@@ -11,8 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from luthier.cli.output import as_dict
-
 DATA, TRAINING, OPTIMISER, WEIGHTS = "Data and model", "Training", "Optimiser", "Which weights are trained"
 
 
@@ -186,52 +184,6 @@ def build_body(
     if batch_size is not None:
         body["batch_size"] = _parse_batch_size(batch_size)
     return body
-
-
-# The wire's defaults that do not depend on the model. Only for showing: they are not sent.
-DEFAULTS: dict[str, Any] = {
-    "n_epochs": 1,
-    "batch_size": "max",
-    "packing": True,
-    "learning_rate": 1e-5,
-    "warmup_ratio": 0.0,
-    "max_grad_norm": 1.0,
-    "weight_decay": 0.0,
-    "n_evals": 0,
-    "n_checkpoints": 1,
-    "train_on_inputs": "auto",
-    "random_seed": 42,
-}
-
-
-def resolve(body: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of the job to be, as the job will show them: what was given over the defaults."""
-    lora = as_dict(limits.get("lora_training"))
-    weights = {"type": "Lora", **as_dict(body.get("training_type"))}
-    if weights["type"] == "Lora":
-        rank = weights.get("lora_r") or lora.get("default_rank")
-        defaults = {
-            "lora_r": rank,
-            "lora_alpha": 2 * rank if rank else None,
-            "lora_dropout": 0.0,
-            "lora_trainable_modules": "all-linear",
-        }
-        weights = {**defaults, **weights}
-    scheduler = as_dict(body.get("lr_scheduler"))
-    kind = scheduler.get("lr_scheduler_type", "cosine")
-    arguments = {"min_lr_ratio": 0.0, **({"num_cycles": 0.5} if kind == "cosine" else {})}
-    return {
-        **DEFAULTS,
-        "max_seq_length": limits.get("max_seq_length_sft"),
-        "gradient_accumulation_steps": limits.get("default_gradient_accumulation_steps"),
-        **body,
-        **as_dict(body.get("training_method")),
-        "training_type": weights,
-        "lr_scheduler": {
-            "lr_scheduler_type": kind,
-            "lr_scheduler_args": {**arguments, **as_dict(scheduler.get("lr_scheduler_args"))},
-        },
-    }
 
 
 def _parse_batch_size(text: str) -> int | str:

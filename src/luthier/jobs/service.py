@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 import msgspec
@@ -18,7 +18,7 @@ from luthier.files import service as files
 from luthier.files.service import FileView
 from luthier.jobs import hyperparameters, log, moves, queries, readiness, repeats, states, supervisors
 from luthier.jobs.explain import Surroundings, explain
-from luthier.jobs.readiness import Plan, Ready, Refusal, Wait
+from luthier.jobs.readiness import Plan, Ready, Refusal, Wait, Warn
 from luthier.jobs.repeats import confirm_delivered
 from luthier.jobs.request import JobRequest
 from luthier.jobs.schemas import Estimate, JobView
@@ -41,6 +41,8 @@ __all__ = [
     "get_job",
     "list_jobs",
     "list_pending",
+    "list_warnings",
+    "resolve",
 ]
 
 _NAME_ATTEMPTS = 5  # two jobs of one name and 32 equal random bits: once is rare, five times is a bug
@@ -77,14 +79,15 @@ def create(
     tx.add(job)
     tx.flush()
     log.append(tx, job.id, states.INITIAL_EVENT, "Fine-tuning request created", now=now)
-    _warn_about_request(tx, job, request, now=now)
+    for warning in list_warnings(request, n_evals=job.hyperparameters["n_evals"]):
+        log.append(tx, job.id, "warning", warning.message, now=now, level="warning", data=warning.data)
     _advance(tx, job, is_new=True, now=now)
     faults.hit("create.before_commit")
     return _view(tx, job, Surroundings())
 
 
 def _make_job(tx: Session, job_id: str, principal: Principal, request: JobRequest, *, now: datetime) -> Job:
-    resolved = _resolve(tx, request)
+    resolved = resolve(tx, request)
     training_file, validation_file = _require_files(tx, principal.project_id, request)
     suffix = str(request.suffix) if request.suffix else None
     return Job(
@@ -113,7 +116,12 @@ def _make_job(tx: Session, job_id: str, principal: Principal, request: JobReques
     )
 
 
-def _resolve(tx: Session, request: JobRequest) -> Hyperparameters:
+def resolve(tx: Session, request: JobRequest) -> Hyperparameters:
+    """Return what a job of this request would train with; nothing is created, and files are not looked at.
+
+    Raises InvalidRequest with every problem of the request, NotFound for the model: its limits are what the
+    rest is judged by, so a wrong model is told alone.
+    """
     if request.model in (None, "") and not request.from_checkpoint:
         raise InvalidRequest(
             "invalid_request",
@@ -163,25 +171,16 @@ def _name_output(tx: Session, job_id: str, project_slug: str, model: str, suffix
     raise AssertionError(msg)
 
 
-def _warn_about_request(tx: Session, job: Job, request: JobRequest, *, now: datetime) -> None:
+def list_warnings(request: JobRequest, *, n_evals: int) -> Iterable[Warn]:
+    """Tell what of a request that is right has no effect."""
     if request.unknown_fields:
-        log.append(
-            tx,
-            job.id,
-            "warning",
-            f"The request has fields that this server does not know, and ignored: {request.describe_unknown()}",
-            now=now,
-            level="warning",
+        yield Warn(
+            message=f"The request has fields that this server does not know, and ignored: {request.describe_unknown()}",
+            data={},
         )
-    if job.validation_file_id is not None and job.hyperparameters["n_evals"] == 0:
-        log.append(
-            tx,
-            job.id,
-            "warning",
-            "The validation file is not used: n_evals is 0",
-            now=now,
-            level="warning",
-            data={"file_id": job.validation_file_id},
+    if request.validation_file and n_evals == 0:
+        yield Warn(
+            message="The validation file is not used: n_evals is 0", data={"file_id": str(request.validation_file)}
         )
 
 
@@ -277,7 +276,7 @@ def estimate(
     ``has_asked`` from the second time on, and is then told what failed. Raises as ``create`` does.
     """
     priced = request.keep_priced_fields()
-    resolved = _resolve(tx, priced)
+    resolved = resolve(tx, priced)
     project_id = principal.project_id
     training_file = files.get_file(tx, project_id, str(priced.training_file))
     validation_id = str(priced.validation_file) if priced.validation_file and resolved.n_evals else None

@@ -1,4 +1,4 @@
-"""Our own view of a job: all that is known, with exact money and the archives."""
+"""Our own view of a job: all that is known, with exact money and the archives; and what a request would make."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
+from luthier.api import hyperparameters
 from luthier.api.auth import PrincipalParam
 from luthier.api.context import ServicesParam
+from luthier.api.hyperparameters import Hyperparameters
+from luthier.api.request_schema import JobBody, JsonBody, document_body
 from luthier.api.times import Time
 from luthier.artifacts import service as artifacts
 from luthier.artifacts.service import ArtifactView
 from luthier.jobs import service as jobs
+from luthier.jobs.request import JobRequest
 from luthier.jobs.schemas import JobView
 from luthier.jobs.states import State
 
@@ -78,6 +82,34 @@ class JobAnswer(JobState):
     param_count: int | None
     trainable_param_count: int | None
     artifacts: list[Archive]
+
+
+class ResolvedRequest(BaseModel):
+    """What a job of a request would be made with. ``warnings`` tell what has no effect, a sentence each."""
+
+    model: str
+    suffix: str | None
+    hyperparameters: Hyperparameters
+    warnings: list[str]
+
+
+@router.post("/resolve", response_model_exclude_unset=True, openapi_extra=document_body(JobBody))
+def resolve_request(principal: PrincipalParam, services: ServicesParam, body: JsonBody) -> ResolvedRequest:
+    """Judge a request as a create would, and fill in every default; nothing is created.
+
+    Files are not looked at, so they need not be uploaded yet: ``training_file`` and ``validation_file`` may be any
+    name. All that is wrong is told at once, in ``details``.
+    """
+    del principal
+    request = JobRequest.from_body(body)
+    with services.database.read() as tx:
+        resolved = jobs.resolve(tx, request)
+    return ResolvedRequest(
+        model=str(request.model),
+        suffix=str(request.suffix) if request.suffix else None,
+        hyperparameters=Hyperparameters.model_validate(hyperparameters.describe(resolved)),
+        warnings=[warning.message for warning in jobs.list_warnings(request, n_evals=resolved.n_evals)],
+    )
 
 
 @router.get("/{job_id}")

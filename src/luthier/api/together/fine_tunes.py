@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Body, Header, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
 from luthier.accounts.service import Principal
 from luthier.api.auth import PrincipalParam
 from luthier.api.context import Services, ServicesParam
+from luthier.api.request_schema import EstimateBody, JobBody, JsonBody, document_body
 from luthier.api.together import jobs_view as view
 from luthier.api.together.dialect import DialectParam
 from luthier.api.together.metric_filter import MetricFilterParam
-from luthier.api.together.request_schema import EstimateBody, JobBody, document_body
 from luthier.artifacts import service as artifacts
 from luthier.billing.pricing import NANOS_A_DOLLAR, Quote
 from luthier.errors import InvalidRequest, Unavailable
@@ -50,9 +50,6 @@ class PriceEstimate(view.WireModel):
     estimated_eval_token_count: int = 0
     allowed_to_proceed: bool = True
     user_limit: float = 0.0
-
-
-JsonBody = Annotated[dict[str, Any], Body()]
 
 
 @router.post("", response_model_exclude_unset=True, openapi_extra=document_body(JobBody))

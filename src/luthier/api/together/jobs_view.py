@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from luthier.api import hyperparameters
+from luthier.api.hyperparameters import Scheduler, TrainingMethod, TrainingType
 from luthier.api.times import Time
 from luthier.api.together.dialect import Dialect, spell_event_type
 from luthier.artifacts.service import ArtifactView
 from luthier.jobs import states
 from luthier.jobs.schemas import EventView, JobView, MetricView
-from luthier.protocol import spec
 
 EVENT_OBJECT: Literal["fine-tune-event"] = "fine-tune-event"
 
@@ -28,37 +29,6 @@ class WireModel(BaseModel):
     """An answer. Its fields may begin with ``model_``: on this wire a model is an LLM."""
 
     model_config = ConfigDict(protected_namespaces=(), populate_by_name=True)
-
-
-class SchedulerArgs(WireModel):
-    """The learning rate's fall; ``num_cycles`` for cosine only."""
-
-    min_lr_ratio: float
-    num_cycles: float | None = None
-
-
-class Scheduler(WireModel):
-    """The learning rate over the steps."""
-
-    lr_scheduler_type: Literal["cosine", "linear"]
-    lr_scheduler_args: SchedulerArgs
-
-
-class TrainingType(WireModel):
-    """Which weights are trained. The other fields are there for LoRA only."""
-
-    type: Literal["Lora", "Full"]
-    lora_r: int | None = None
-    lora_alpha: int | float | None = None
-    lora_dropout: float | None = None
-    lora_trainable_modules: str | None = None
-
-
-class TrainingMethod(WireModel):
-    """What is optimised."""
-
-    method: Literal["sft"] = "sft"
-    train_on_inputs: bool | Literal["auto"]
 
 
 class Progress(WireModel):
@@ -205,7 +175,7 @@ def describe_job(job: JobView, events: Sequence[Event] | None = None) -> Job:
         "trainingfile_numlines": job.training_file_lines,
         "TrainingFileSize": job.training_file_bytes,
         "TrainingFileNumLines": job.training_file_lines,
-        **_describe_hyperparameters(job.hyperparameters),
+        **hyperparameters.describe(job.hyperparameters),
         "total_price": job.total_price_nanos or 0,
         "token_count": job.billed_tokens,
         "param_count": job.param_count,
@@ -217,37 +187,6 @@ def describe_job(job: JobView, events: Sequence[Event] | None = None) -> Job:
         "events": events,
     }
     return Job.model_validate({name: value for name, value in fields.items() if value is not None})
-
-
-def _describe_hyperparameters(chosen: spec.Hyperparameters) -> dict[str, Any]:
-    plain = ("n_epochs", "n_checkpoints", "n_evals", "batch_size", "gradient_accumulation_steps", "learning_rate",
-             "max_grad_norm", "weight_decay", "random_seed", "packing", "max_seq_length", "train_on_inputs")  # fmt: skip
-    return {
-        **{name: getattr(chosen, name) for name in plain},
-        "warmup_ratio": chosen.schedule.warmup_ratio,
-        "lr_scheduler": _describe_schedule(chosen.schedule),
-        "training_type": _describe_training_type(chosen.training_type),
-        "training_method": {"method": "sft", "train_on_inputs": chosen.train_on_inputs},
-    }
-
-
-def _describe_schedule(schedule: spec.Schedule) -> dict[str, Any]:
-    arguments = {"min_lr_ratio": schedule.min_lr_ratio}
-    if schedule.kind == "cosine":
-        arguments["num_cycles"] = schedule.num_cycles
-    return {"lr_scheduler_type": schedule.kind, "lr_scheduler_args": arguments}
-
-
-def _describe_training_type(chosen: spec.Lora | spec.Full) -> dict[str, Any]:
-    if isinstance(chosen, spec.Full):
-        return {"type": "Full"}
-    return {
-        "type": "Lora",
-        "lora_r": chosen.r,
-        "lora_alpha": int(chosen.alpha) if chosen.alpha == int(chosen.alpha) else chosen.alpha,
-        "lora_dropout": chosen.dropout,
-        "lora_trainable_modules": ",".join(chosen.target_modules),
-    }
 
 
 def _describe_progress(job: JobView) -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""The bodies of a create and of an estimate, as documented in OpenAPI.
+"""The body that asks for a job, in every route that takes one, as documented in OpenAPI.
 
 For documentation only: ``jobs.hyperparameters`` judges the values, and tells every problem at once.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from fastapi import Body
 from pydantic import BaseModel, ConfigDict, Field
+
+JsonBody = Annotated[dict[str, Any], Body()]
 
 
 class _Body(BaseModel):
