@@ -76,7 +76,7 @@ def write_cli() -> str:
 
 def _describe(parameter: Any) -> str:
     is_argument = parameter.param_type_name == "argument"
-    name = parameter.name.upper() if is_argument else ", ".join(parameter.opts)
+    name = parameter.metavar if is_argument else ", ".join(parameter.opts)
     text = " ".join((getattr(parameter, "help", "") or "").split()).replace("|", "\\|")
     return f"| `{name.replace('|', chr(92) + '|')}` | {text} |"
 

@@ -87,3 +87,28 @@ def test_check_when_file_holds_terminal_sequences_then_they_are_not_printed(cli,
     assert result.code == 1
     assert "\x1b" not in result.out + result.err
     assert "\x07" not in result.out + result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "hint"),
+    [
+        ("trian.jsonl", "no such file: trian.jsonl", "did you mean train.jsonl?"),
+        ("other.txt", "no such file: other.txt", "it was looked for in {cwd}"),
+        ("away/train.jsonl", "no such file: away/train.jsonl", "there is no folder away; this folder is {cwd}"),
+        ("folder", "a folder, not a file: folder", "name the file in it: folder/….jsonl"),
+    ],
+)
+def test_check_when_file_is_not_there_then_the_way_out_is_told(cli, write, name, told, hint):
+    write("train.jsonl", GOOD)
+    (cli.cwd / "folder").mkdir()
+    for command in (["files", "check"], ["files", "upload"]):
+        result = cli(*command, name)
+        assert (result.code, result.out) == (2, "")
+        assert result.err == f"error: {told}\n hint: {hint.format(cwd=cli.cwd)}\n"
+
+
+def test_check_when_parquet_then_it_is_neither_offered_nor_taken(cli, write):
+    assert "parquet" not in cli("files", "check", "--help").out
+    result = cli("files", "check", write("a.parquet", "PAR1" + "x" * 20 + "PAR1"))
+    assert result.code == 1
+    assert "expected JSONL" in result.out

@@ -13,6 +13,7 @@ import sys
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from luthier.cli import main
 from luthier.cli.exits import MEANINGS
@@ -70,6 +71,16 @@ def test_help_when_an_option_is_listed_then_it_is_explained(path):
         assert param.help.endswith((".", "…", "…)")) or param.param_type_name == "argument", (
             f"{show(path)}: {param.help}"
         )
+
+
+@pytest.mark.parametrize("path", OWN, ids=show)
+def test_help_when_arguments_are_shown_then_by_plain_names(path):
+    """``FILE…``, not ``{FILE…}...`` above and ``FILE… <list[Path]>`` below."""
+    text = CliRunner().invoke(main.app, [*path, "--help"]).stdout
+    names = [param.metavar for param in OWN[path].params if param.param_type_name == "argument"]
+    assert text.splitlines()[0] == " ".join(["Usage: luthier", *path, "[OPTIONS]", *names])
+    for name in names:
+        assert re.search(rf"^  {re.escape(name)}  +\S", text, re.MULTILINE)
 
 
 def test_help_when_root_is_asked_then_every_exit_code_is_told(cli):

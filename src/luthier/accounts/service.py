@@ -204,7 +204,9 @@ def revoke_key(tx: Session, project_id: str, key_id: str, *, now: datetime) -> K
     """
     row = queries.find_key(tx, project_id, key_id)
     if row is None:
-        raise NotFound("key_not_found", f"there is no API key: {key_id}", hint="list the keys with GET /api/keys")
+        raise NotFound(
+            "key_not_found", f"there is no API key: {key_id}", hint="luthier keys list shows the project's keys"
+        )
     if row.revoked_at is not None:
         return _view(row)
     if list(queries.lock_usable_admin_key_ids(tx, project_id, now)) == [key_id]:

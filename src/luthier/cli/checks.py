@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +18,33 @@ from luthier.datasets import report as reports
 from luthier.datasets.check import check_file
 
 SHOWN_DEFAULT = 20
+NAMES_READ = 10_000  # of a folder, for a suggestion
 WARNINGS_BESIDE = 5  # of a valid file: what follows, a price and a question, must stay in sight
 
 
 def require_file(path: Path) -> None:
     """Raise Failure when ``path`` is not a readable file."""
-    problem = None
-    if not path.exists():
-        problem = "no such file"
-    elif not path.is_file():
-        problem = "not a file"
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        problem, hint = "no such file", _suggest(path)
+    except IsADirectoryError:
+        problem, hint = "a folder, not a file", f"name the file in it: {path / '….jsonl'}"
+    except OSError as error:
+        problem, hint = error.strerror or "cannot be read", "let your user read it, or name another file"
     else:
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            problem = error.strerror or "cannot be read"
-    if problem:
-        raise Failure("bad_file", f"{problem}: {path}", exit_code=Exit.USAGE)
+        return
+    raise Failure("bad_file", f"{problem}: {path}", exit_code=Exit.USAGE, hint=hint)
+
+
+def _suggest(path: Path) -> str:
+    """Say what to do about a name that nothing has: the closest name beside it, else where it was looked for."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}; this folder is {Path.cwd()}"
+    entries = islice(folder.iterdir(), NAMES_READ) if os.access(folder, os.R_OK) else ()
+    close = get_close_matches(path.name, [entry.name for entry in entries], n=1)
+    return f"did you mean {folder / close[0]}?" if close else f"it was looked for in {folder.resolve()}"
 
 
 def check(output: Output, path: Path) -> dict[str, Any]:

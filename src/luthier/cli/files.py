@@ -17,9 +17,9 @@ app = make_group("Check, upload and look after data files.")
 
 MAX_SHOWN = 100  # a report lists no more
 STATUS_STYLES = {"COMPLETED": "green", "INVALID_FORMAT": "red", "FAILED": "red"}
-LocalFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .jsonl or .parquet file.", show_default=False)]
+LocalFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .jsonl file.", show_default=False)]
 LocalFiles = Annotated[
-    list[Path], typer.Argument(metavar="FILE…", help="One or more .jsonl or .parquet files.", show_default=False)
+    list[Path], typer.Argument(metavar="FILE…", help="One or more .jsonl files.", show_default=False)
 ]
 Purpose = Annotated[str, typer.Option("--purpose", metavar="NAME", help="What the file is for.")]
 

@@ -39,6 +39,11 @@ class Command(TyperCommand):
         reading.install(self.get_params(ctx))
         return super().parse_args(ctx, args)
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Name the arguments as the help below does: ``FILE``, and ``FILE…`` for one or more."""
+        arguments = (param for param in self.get_params(ctx) if param.param_type_name == "argument")
+        return ["[OPTIONS]", *(_name_argument(argument) for argument in arguments)]
+
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write the help, keeping the lines of each paragraph that has indented ones."""
         del ctx
@@ -78,9 +83,13 @@ class Group(TyperGroup):
         Command.format_options(self, ctx, formatter)  # type: ignore[arg-type] # both have get_params, all it needs
 
 
+def _name_argument(argument: Any) -> str:
+    return str(argument.metavar) if argument.required else f"[{argument.metavar}]"
+
+
 def _without_type(names: str) -> str:
     """``JOB <str>`` → ``JOB``: the name says what it is. Choices are kept."""
-    return re.sub(r" <\w+( range)?>$", "", names)
+    return re.sub(r" <(\w+( range)?|list\[\w+\])>$", "", names)
 
 
 def make_group(help: str, *, epilog: str | None = None) -> typer.Typer:  # noqa: A002 - typer's own name

@@ -215,7 +215,9 @@ def _get_row(tx: Session, project_id: str, file_id: str) -> File:
             f"the file's bytes have not arrived: {file_id}",
             hint="send them with PUT to the upload URL that POST /v1/files gave",
         )
-    raise NotFound("file_not_found", f"there is no file: {file_id}", hint="list the files with GET /v1/files")
+    raise NotFound(
+        "file_not_found", f"there is no file: {file_id}", hint="luthier files list shows the project's files"
+    )
 
 
 def request_check(tx: Session, project_id: str, file_id: str) -> FileView:

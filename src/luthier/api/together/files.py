@@ -184,7 +184,7 @@ def delete_file(file_id: str, principal: PrincipalParam, services: ServicesParam
             raise Conflict(
                 "file_in_use",
                 f"a job that has not ended uses the file: {job_id}",
-                hint=f"wait for the job to end, or cancel it: POST /v1/fine-tunes/{job_id}/cancel",
+                hint=f"wait for the job to end, or cancel it: luthier ft cancel {job_id}",
             )
         files.delete_file(tx, principal.project_id, file_id, now=services.clock.now())
     return DeletedFile(id=file_id)
