@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from luthier import home as home_dir
 from luthier.accounts import service as accounts
+from luthier.api.server import Connection, Server, make_config
 from luthier.app import build_app
 from luthier.clock import ManualClock
 from luthier.db import Database
@@ -108,7 +108,12 @@ def make_key(service: Service, tx: Any, project_id: str, *, is_admin: bool) -> s
 
 @contextmanager
 def _run_service(
-    settings: Settings, database: Database, store: ObjectStore | None, clock: ManualClock
+    settings: Settings,
+    database: Database,
+    store: ObjectStore | None,
+    clock: ManualClock,
+    *,
+    connection: type[Connection] = Connection,
 ) -> Iterator[Service]:
     """Serve the real app on a free port for the length of the block; without a store, on the one under home."""
     master_key = home_dir.prepare(settings)
@@ -116,10 +121,7 @@ def _run_service(
     with database.transaction() as tx:
         api_key = accounts.bootstrap(tx, master_key=master_key, now=clock.now())
     app = build_app(settings, database=database, store=store, clock=clock)
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, http="httptools", log_config=None, access_log=False, timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
+    server = Server(make_config(app, connection=connection, shutdown_grace_s=1))
     thread = threading.Thread(target=server.run, name="api")
     thread.start()
     try:
@@ -139,7 +141,7 @@ def _run_service(
         assert not thread.is_alive(), "the server did not stop"
 
 
-def _wait_for_port(server: uvicorn.Server, thread: threading.Thread) -> int:
+def _wait_for_port(server: Server, thread: threading.Thread) -> int:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not server.started:
         assert thread.is_alive(), "the server ended while starting"

@@ -22,9 +22,8 @@ SCRIPT = """
 import errno, os, sys
 from pathlib import Path
 
-import uvicorn
-
 from luthier import log
+from luthier.api import server
 from luthier.app import build_app
 from luthier.settings import Settings
 from luthier.storage import DiskStore
@@ -37,16 +36,15 @@ def fail(fd):
 settings = Settings(home=Path(sys.argv[1]), disk_reserve_bytes=0)
 log.configure(level="debug", as_json=True)
 store = DiskStore(settings.objects_dir, fsync=fail if sys.argv[2] == "broken" else os.fsync)
-config = uvicorn.Config(build_app(settings, store=store), port=0, http="httptools", log_config=None, access_log=False)
 
 
-class Server(uvicorn.Server):
+class Server(server.Server):
     async def startup(self, sockets=None):
         await super().startup(sockets)
         print(self.servers[0].sockets[0].getsockname()[1], flush=True)
 
 
-Server(config).run()
+Server(server.make_config(build_app(settings, store=store))).run()
 """
 
 DATA = b'{"text": "hello"}\n'

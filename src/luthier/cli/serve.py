@@ -25,7 +25,7 @@ HostOption = Annotated[str | None, typer.Option("--host", help="Address to liste
 PortOption = Annotated[int | None, typer.Option("--port", help="Port; 0 picks a free one  [default: 4400]")]
 SlotsOption = Annotated[int | None, typer.Option("--slots", min=1, help="Jobs that run at the same time")]
 
-SHUTDOWN_GRACE_S = 3  # open event streams end after this; clients come back by Last-Event-ID
+SUPERVISOR_GRACE_S = 10  # chores are ended and background copies finished; killed after it, it loses nothing
 PARENT_POLL_S = 0.5
 RESPAWN_PAUSES_S = (0.2, 1.0, 5.0, 15.0)  # the last one repeats
 
@@ -118,9 +118,8 @@ def _prepare(settings: Any) -> _Prepared:
 
 
 def _run_api(settings: Any, *, with_supervisor: bool) -> None:
-    import uvicorn
-
     from luthier import log
+    from luthier.api.server import Server, make_config
     from luthier.app import build_app
 
     log.configure(level=settings.log_level, as_json=settings.log_json)
@@ -131,21 +130,12 @@ def _run_api(settings: Any, *, with_supervisor: bool) -> None:
         prepared = _prepare(settings)
         new_key = _ensure_credentials(settings, prepared, base_url)
         app = build_app(settings, database=prepared.database)
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
-            h11_max_incomplete_event_size=None,
-        )
         _announce(base_url, settings, new_key)
         keeper = _SupervisorKeeper(settings) if with_supervisor else None
         if keeper:
             keeper.start()
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(make_config(app)).run(sockets=[listener])
         finally:
             if keeper:
                 keeper.stop()
@@ -252,7 +242,10 @@ class _SupervisorKeeper:
         self._stopping.set()
         if self._process and self._process.poll() is None:
             self._process.terminate()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=SUPERVISOR_GRACE_S)
+        if self._process and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
     def _keep(self) -> None:
         from luthier import log
