@@ -180,6 +180,13 @@ def lease_ran_out(workshop, job_id):
     wait_until(lambda: workshop.get_lease(job_id)[1] < workshop.clock.now(), what="the lease ran out")
 
 
+def test_job_when_it_completes_has_no_error(workshop):
+    job_id = workshop.make_job()
+    with workshop.supervised():
+        job = wait_for_end(workshop, job_id)
+    assert (job.state, job.error_kind, job.error_message) == ("completed", None, None)
+
+
 def test_job_when_cancelled_while_training_stops_after_a_step_and_costs_the_completed_ones(workshop):
     workshop.plan(steps=1000)
     job_id = workshop.make_job()
@@ -187,7 +194,7 @@ def test_job_when_cancelled_while_training_stops_after_a_step_and_costs_the_comp
         workshop.wait_for_step(job_id, 5)
         workshop.cancel(job_id)
         job = wait_for_end(workshop, job_id)
-    assert job.state == "cancelled"
+    assert (job.state, job.error_kind, job.error_message) == ("cancelled", None, None)
     assert job.charged_nanos == job.billed_tokens * job.step // 1000 * job.rate_nanos
     assert 5 <= job.step < 1000
     types = [event.type for event in workshop.list_events(job_id)]

@@ -220,14 +220,6 @@ def _get_row(tx: Session, project_id: str, file_id: str) -> File:
     )
 
 
-def request_check(tx: Session, project_id: str, file_id: str) -> FileView:
-    """Queue a file's check, unless it is under way or has its result; a check that we failed is tried again."""
-    row = _get_row(tx, project_id, file_id)
-    if row.processing_status in {"PENDING", "FAILED"}:
-        _queue_check(row)
-    return _view(row)
-
-
 def _queue_check(row: File) -> None:
     row.processing_status = "QUEUED"
     row.attempts = 0

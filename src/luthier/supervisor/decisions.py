@@ -17,11 +17,14 @@ USER_FAULTS = frozenset({"data", "hyperparameters"})
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job ends. ``kind`` is that of the failure, as in ``journal.Failed``; None for a job that did not fail."""
+    """How a job ends.
+
+    ``kind`` and ``message`` are those of the failure, as in ``journal.Failed``; None for a job that did not fail.
+    """
 
     state: Literal["completed", "cancelled", "error", "user_error"]
     kind: str | None = None
-    message: str = ""
+    message: str | None = None
     hint: str | None = None
     step: int | None = None
 

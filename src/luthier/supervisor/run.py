@@ -263,4 +263,4 @@ class Run:
                 progress.record(tx, self.job_id, self.token, last, now=now)
             progress.settle(tx, self.job_id, self.token, outcome, now=now)
         faults.hit("settle.after_commit")
-        _log.info("job settled", job=self.job_id, state=ending.state, reason=ending.message or None)
+        _log.info("job settled", job=self.job_id, state=ending.state, reason=ending.message)

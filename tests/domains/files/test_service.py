@@ -133,9 +133,8 @@ def test_file_of_another_project_is_not_found(database, clock, project_id, other
         assert service.list_files(tx, other_project_id) == []
         assert service.find_file(tx, other_project_id, file.id) is None
         assert service.find_same_content(tx, other_project_id, sha256=SHA256, purpose="fine-tune") is None
-    for act in (service.get_file, service.request_check):
-        with pytest.raises(NotFound, match=file.id), database.transaction() as tx:
-            act(tx, other_project_id, file.id)
+    with pytest.raises(NotFound, match=file.id), database.read() as tx:
+        service.get_file(tx, other_project_id, file.id)
     with pytest.raises(NotFound), database.transaction() as tx:
         service.delete_file(tx, other_project_id, file.id, now=clock.now())
     assert get(database, file) == file
@@ -197,13 +196,10 @@ def test_check_claimed_by_many_at_once_goes_to_one(database, clock, project_id):
     assert [order.file_id for order in orders if order] == [file.id]
 
 
-def test_check_for_another_purpose_is_not_claimed_unless_asked_for(database, clock, project_id):
+def test_check_for_another_purpose_is_not_claimed(database, clock, project_id):
     file = make_file(database, clock, project_id, purpose="eval")
     assert file.processing_status == "PENDING"
     assert claim(database, clock) is None
-    with database.transaction() as tx:
-        assert service.request_check(tx, project_id, file.id).processing_status == "QUEUED"
-    assert claim(database, clock).file_id == file.id
 
 
 def test_check_when_its_claim_ran_out_is_claimed_again_unless_renewed(database, clock, project_id):
@@ -267,12 +263,3 @@ def test_check_result_of_a_deleted_file_is_ignored(database, clock, project_id):
         service.renew_check(tx, file.id, now=clock.now(), claim_s=60)
     with pytest.raises(NotFound):
         get(database, file)
-
-
-def test_check_request_when_there_is_a_result_changes_nothing(database, clock, project_id):
-    file = make_file(database, clock, project_id)
-    with database.transaction() as tx:
-        service.record_check(tx, file.id, REPORT, now=clock.now())
-    checked = get(database, file)
-    with database.transaction() as tx:
-        assert service.request_check(tx, project_id, file.id) == checked

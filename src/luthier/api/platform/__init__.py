@@ -1,1 +1,1 @@
-"""TBD."""
+"""Our own dialect, below ``/api``: keys, base models, jobs in full, exact money, live streams."""
