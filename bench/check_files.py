@@ -1,6 +1,6 @@
 """Measure ``luthier.datasets.check`` against the official client's ``check_file`` on one conversation file.
 
-    .venv/bin/python bench/check_files.py --size-mb 300 --rounds 3 --peer-venv .make/peer
+    .venv/bin/python bench/check_files.py --size-mb 300 --rounds 3
 
 Both sides read the same file, each in an interpreter of its own, in turns, with the page cache warm. Memory is the
 sum of the proportional set sizes (PSS) of a side's processes, looked at every 20 ms. The bar: three times the
@@ -22,6 +22,7 @@ from pathlib import Path
 
 MB = 1_000_000
 PEER_REQUIREMENT = "together==1.5.35"
+PEER_VENV = Path(__file__).resolve().parents[1] / ".cache" / "bench" / "together-1.5.35"
 SAMPLE_EVERY_S = 0.02
 TEXT = (
     "a after all and answer around as ask at batch because been between but can card check checkpoint could data "
@@ -58,9 +59,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ascii", action="store_true", help="write other characters as \\u escapes")
-    peer = parser.add_mutually_exclusive_group(required=True)
+    peer = parser.add_mutually_exclusive_group()
     peer.add_argument("--peer-python", type=Path, help=f"an interpreter that has {PEER_REQUIREMENT}")
-    peer.add_argument("--peer-venv", type=Path, help="a folder where to make one, kept for the next time")
+    peer.add_argument("--peer-venv", type=Path, default=PEER_VENV, help="a folder where to make one, kept for the next time")
     options = parser.parse_args()
     peer_python = options.peer_python or prepare_peer(options.peer_venv)
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,10 @@ from typing import Any
 from luthier import ids
 from luthier.accounts.service import Principal
 from luthier.accounts.tables import ApiKey, Organization, Project
-from luthier.billing import quotes
+from luthier.billing import ledger, prices, quotes
+from luthier.billing.ledger import Cause, Purchase
+from luthier.billing.money import NANOS_A_UNIT
+from luthier.billing.policy import Policy
 from luthier.catalog import builtin_models
 from luthier.catalog import service as catalog
 from luthier.catalog.tables import BaseModelRow
@@ -29,6 +32,14 @@ from luthier.jobs.schemas import JobView, Outcome, ProgressUpdate
 MODEL = builtin_models.TINY
 OWNER = "supervisor-1"
 LEASE_S = 30.0
+POLICY = Policy(
+    enabled=True,
+    minimum_nanos=5 * NANOS_A_UNIT,
+    processor="manual",
+    grace_s=600.0,
+    opening_grant_nanos=100 * NANOS_A_UNIT,
+    prices=prices.load(),
+)
 _counter = itertools.count(1)
 
 
@@ -41,13 +52,17 @@ class Inputs:
     validation_file: str | None = None
 
 
-def make_principal(tx: Session, *, now: datetime, slug: str | None = None, is_admin: bool = True) -> Principal:
-    """Make an organization with one project and one key; nobody knows the key's secret."""
+def make_principal(
+    tx: Session, *, now: datetime, slug: str | None = None, is_admin: bool = True, dollars: int = 1000
+) -> Principal:
+    """Make an organization with some credit, one project and one key; nobody knows the key's secret."""
     number = next(_counter)
     slug = slug or f"acme-{number}"
     organization = Organization(id=ids.new_id("org"), name="Acme", created_at=now)
     tx.add(organization)
     tx.flush()
+    if dollars:
+        give(tx, organization.id, dollars * NANOS_A_UNIT, now=now)
     project = Project(id=ids.new_id("proj"), organization_id=organization.id, name="Support", slug=slug, created_at=now)
     tx.add(project)
     tx.flush()
@@ -72,6 +87,31 @@ def make_principal(tx: Session, *, now: datetime, slug: str | None = None, is_ad
         project_slug=project.slug,
         is_admin=is_admin,
     )
+
+
+def give(tx: Session, organization_id: str, nanos: int, *, now: datetime) -> None:
+    """Grant an organization credit."""
+    key = f"test-{next(_counter)}"
+    ledger.grant(tx, organization_id, nanos, key=key, cause=Cause("operator", "test"), note="For a test", now=now)
+
+
+def make_purchase(organization_id: str, nanos: int, *, job_id: str = "ft-1", **changes: Any) -> Purchase:
+    """Return what a hold is for: a job of as many tokens as nano-dollars."""
+    values = {
+        "job_id": job_id,
+        "organization_id": organization_id,
+        "project_id": "proj-1",
+        "api_key_id": "key-1",
+        "base_model": MODEL,
+        "method": "sft",
+        "training_type": "Lora",
+        "billed_tokens": nanos,
+        "rate_nanos": 1,
+        "price_nanos": nanos,
+        "price_version": POLICY.prices.version,
+        "currency": "USD",
+    }
+    return Purchase(**(values | changes))
 
 
 def make_file(
@@ -225,7 +265,7 @@ def make_job(
         inputs = inputs or Inputs(make_model(tx, now=now), make_file(tx, principal, now=now, status="QUEUED"))
     inputs = inputs or make_inputs(tx, principal, now=now)
     request = make_request(inputs, **({"random_seed": next(_counter)} | fields))
-    job = service.create(tx, principal, request, now=now, idempotency_key=None)
+    job = service.create(tx, principal, request, policy=POLICY, now=now, idempotency_key=None)
     if state in {"pending", "queued"}:
         assert job.state == state, job.why
         return job

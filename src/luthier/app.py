@@ -17,6 +17,7 @@ from luthier.api.platform import jobs, keys, models, status, stream
 from luthier.api.platform.feeds import Feeds
 from luthier.api.together import account, downloads, files, fine_tunes, uploads
 from luthier.api.together import models as together_models
+from luthier.billing.policy import make_policy
 from luthier.clock import Clock, SystemClock
 from luthier.db import Database
 from luthier.files.service import FileExists
@@ -62,6 +63,7 @@ def build_app(
         store=store or open_store(settings),
         clock=clock or SystemClock(),
         master_key=home.prepare(settings),
+        policy=make_policy(settings),
     )
     app.state.feeds = Feeds()
     app.state.metrics = Metrics()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
@@ -57,6 +57,36 @@ class Settings(BaseSettings):
         default=45.0,  # the official client gives up on any answer after 60 s
         ge=0,
         description="How long estimate-price waits for a file to be tokenised before it answers 503",
+    )
+
+    billing_enabled: bool = Field(
+        default=True, description="Hold what a job costs before it starts; false: meter everything and refuse nothing"
+    )
+    billing_minimum: str = Field(
+        default="5", description="Available balance, in dollars, that uploads and jobs need to begin with"
+    )
+    billing_opening_grant: str = Field(
+        default="100",
+        description="Credit, in dollars, that the first organization gets at the first start, where payments are manual",
+    )
+    prices_file: Path | None = Field(
+        default=None, description="TOML file of prices; default: the rates published for hosted fine-tuning in 2025"
+    )
+    payments_processor: Literal["manual", "stripe"] = Field(
+        default="manual", description="Who takes payments; manual: an operator grants credit"
+    )
+    stripe_secret_key: SecretStr | None = Field(default=None, description="Stripe's secret key, sk_…")
+    stripe_webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="Secret, whsec_…, with which Stripe signs what it sends to /api/billing/webhooks/stripe",
+    )
+    stripe_api_base: str | None = Field(
+        default=None, description="Another server that speaks as Stripe's API does, for tests; default: Stripe's own"
+    )
+    limit_grace_s: float = Field(
+        default=600.0,
+        ge=0,
+        description="Time from the warning that a lowered limit or balance no longer covers a job to the job's end",
     )
 
     slots: int = Field(default_factory=_default_slots, ge=1, le=64, description="Jobs that run at the same time here")

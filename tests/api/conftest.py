@@ -17,6 +17,8 @@ from luthier import home as home_dir
 from luthier.accounts import service as accounts
 from luthier.api.server import Connection, Server, make_config
 from luthier.app import build_app
+from luthier.billing import opening
+from luthier.billing.policy import make_policy
 from luthier.clock import ManualClock
 from luthier.db import Database
 from luthier.settings import Settings
@@ -120,6 +122,7 @@ def _run_service(
     store = store or DiskStore(settings.objects_dir)
     with database.transaction() as tx:
         api_key = accounts.bootstrap(tx, master_key=master_key, now=clock.now())
+        opening.grant_opening_credit(tx, make_policy(settings), now=clock.now())
     app = build_app(settings, database=database, store=store, clock=clock)
     server = Server(make_config(app, connection=connection, shutdown_grace_s=1))
     thread = threading.Thread(target=server.run, name="api")

@@ -97,5 +97,5 @@ def test_no_file_speaks_of_another_place():
 @pytest.mark.training
 def test_torch_tests_when_run_in_parallel_share_one_worker(request):
     """Two torch processes on two cores slow each other by far; a test runner that forgets the group says nothing."""
-    is_parallel = hasattr(request.config, "workerinput")
-    assert request.node.nodeid.endswith("@torch") == is_parallel
+    assert "--dist loadgroup" in (ROOT / "Makefile").read_text()
+    assert request.node.nodeid.endswith("@torch") == getattr(request.config.option, "loadgroup", False)

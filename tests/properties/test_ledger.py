@@ -12,11 +12,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
+from factories import make_purchase
 from luthier.accounts import service as accounts
-from luthier.billing import ledger
-from luthier.billing.ledger import Cause
+from luthier.billing import audit, ledger
+from luthier.billing.ledger import Cause, Overdrawn
 from luthier.db import Database, schema
-from luthier.errors import Conflict, InvalidRequest, PaymentRequired
+from luthier.errors import Conflict, InvalidRequest
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 AMOUNTS = st.integers(1, 1000)
@@ -75,12 +76,12 @@ class Books(RuleBasedStateMachine):
     @rule(target=holds, nanos=st.integers(0, 1000))
     def hold(self, nanos):
         job_id = self.name()
-        options = {"job_id": job_id, "project_id": "p", "api_key_id": "k"}
+        purchase = make_purchase(self.organization, nanos, job_id=job_id)
         if nanos > self.available:
-            with pytest.raises(PaymentRequired), self.database.transaction() as tx:
-                ledger.hold(tx, self.organization, nanos, now=NOW, **options)
+            with pytest.raises(Overdrawn), self.database.transaction() as tx:
+                ledger.hold(tx, purchase, now=NOW)
             return None
-        self.run(ledger.hold, self.organization, nanos, **options)
+        self.run(ledger.hold, purchase)
         self.available -= nanos
         self.held += nanos
         self.open[job_id] = nanos
@@ -129,8 +130,7 @@ class Books(RuleBasedStateMachine):
     @invariant()
     def books_add_up(self):
         if self.number % 10 == 0:
-            with self.database.read() as tx:
-                assert ledger.verify(tx).problems == []
+            assert audit.verify(self.database).problems == []
 
 
 def test_books_add_up_after_any_operations():

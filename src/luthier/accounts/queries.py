@@ -21,6 +21,11 @@ def get_first_project_id(tx: Session) -> str:
     return tx.execute(sa.select(Project.id).order_by(Project.created_at, Project.id).limit(1)).scalar_one()
 
 
+def get_organization_id(tx: Session, project_id: str) -> str:
+    """Return whose project it is."""
+    return tx.execute(sa.select(Project.organization_id).where(Project.id == project_id)).scalar_one()
+
+
 def find_key_by_hash(tx: Session, secret_hash: bytes) -> tuple[ApiKey, Project, Organization] | None:
     """Return a key with its project and organization."""
     row = tx.execute(

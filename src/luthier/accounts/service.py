@@ -138,6 +138,16 @@ def create_project(tx: Session, *, organization_id: str, name: str, slug: str, n
     return row.id
 
 
+def get_first_organization_id(tx: Session) -> str:
+    """Return the organization that the first start made."""
+    return queries.get_organization_id(tx, queries.get_first_project_id(tx))
+
+
+def get_organization_id(tx: Session, project_id: str) -> str:
+    """Return the organization that pays for a project."""
+    return queries.get_organization_id(tx, project_id)
+
+
 def create_key(
     tx: Session,
     *,

@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from luthier.billing.policy import Policy
 from luthier.clock import Clock
 from luthier.db import Database
 from luthier.settings import Settings
@@ -22,6 +23,7 @@ class Services:
     store: ObjectStore
     clock: Clock
     master_key: bytes
+    policy: Policy
 
 
 async def get_services(request: Request) -> Services:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from luthier.billing.tables import Hold, LedgerAccount, LedgerEntry, Tokenization
-from luthier.db import Session
+from luthier.db import Session, upsert
 
 
 def find_row(tx: Session, key: str) -> Tokenization | None:
@@ -40,24 +42,65 @@ def find_claimable_row(tx: Session, now: datetime) -> Tokenization | None:
     return tx.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
 
 
-_FRESH = {"populate_existing": True}
+class AccountRow(NamedTuple):
+    """An organization's accounts as its last entry left them."""
+
+    organization_id: str
+    cash_nanos: int
+    credit_nanos: int
+    held_nanos: int
+    spent_nanos: int
+    last_seq: int
+    last_hash: str
+    last_at: datetime
+
+
 _CHUNK_ROWS = 10_000
+_NO_SYNC = {"synchronize_session": False}  # rows of these tables are read anew whenever they are needed
+_accounts = cast("sa.Table", LedgerAccount.__table__)
+_entries = cast("sa.Table", LedgerEntry.__table__)
+_ACCOUNT = sa.select(*(_accounts.c[name] for name in AccountRow._fields))
+_ACCOUNT_OF = _ACCOUNT.where(_accounts.c.organization_id == sa.bindparam("organization_id"))
+_LOCK_ACCOUNT = _ACCOUNT_OF.with_for_update()
+_INSERT_ENTRY = {
+    name: insert(_entries).on_conflict_do_nothing(index_elements=["organization_id", "key"]).returning(_entries.c.seq)
+    for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+}
 
 
-def find_account(tx: Session, organization_id: str) -> LedgerAccount | None:
+def find_account(tx: Session, organization_id: str) -> AccountRow | None:
     """Read an organization's accounts."""
-    return tx.get(LedgerAccount, organization_id)
+    row = tx.execute(_ACCOUNT_OF, {"organization_id": organization_id}).first()
+    return None if row is None else AccountRow(*row)
 
 
-def lock_account(tx: Session, organization_id: str) -> LedgerAccount | None:
+def lock_account(tx: Session, organization_id: str) -> AccountRow | None:
     """Read an organization's accounts as they are now, and keep others from changing them."""
-    statement = sa.select(LedgerAccount).where(LedgerAccount.organization_id == organization_id).with_for_update()
-    return tx.execute(statement, execution_options=_FRESH).scalar_one_or_none()
+    row = tx.execute(_LOCK_ACCOUNT, {"organization_id": organization_id}).first()
+    return None if row is None else AccountRow(*row)
 
 
-def list_accounts(tx: Session) -> Sequence[LedgerAccount]:
+def ensure_account(tx: Session, organization_id: str, *, last_hash: str, now: datetime) -> None:
+    """Make an organization's empty accounts, unless they are there."""
+    empty = dict.fromkeys(("cash_nanos", "credit_nanos", "held_nanos", "spent_nanos", "last_seq"), 0)
+    values = {"organization_id": organization_id, **empty, "last_hash": last_hash, "last_at": now}
+    tx.execute(upsert.insert(tx, _accounts).values(values).on_conflict_do_nothing())
+
+
+def insert_entry(tx: Session, entry: Mapping[str, object]) -> bool:
+    """Add an entry; False when the organization has one with the same key."""
+    return tx.execute(_INSERT_ENTRY[tx.get_bind().dialect.name], entry).first() is not None
+
+
+def update_account(tx: Session, entry: Mapping[str, object], after: Mapping[str, int]) -> None:
+    """Keep what an entry leaves on the accounts."""
+    statement = sa.update(_accounts).where(_accounts.c.organization_id == entry["organization_id"])
+    tx.execute(statement.values(**after, last_seq=entry["seq"], last_hash=entry["hash"], last_at=entry["created_at"]))
+
+
+def list_accounts(tx: Session) -> list[AccountRow]:
     """Return every organization's accounts."""
-    return tx.execute(sa.select(LedgerAccount).order_by(LedgerAccount.organization_id)).scalars().all()
+    return [AccountRow(*row) for row in tx.execute(_ACCOUNT.order_by(_accounts.c.organization_id))]
 
 
 def list_organizations_with_entries(tx: Session) -> Sequence[str]:
@@ -91,32 +134,89 @@ def list_entries(
     return tx.execute(statement.limit(limit)).scalars().all()
 
 
-def stream_entries(tx: Session, organization_id: str) -> Iterator[sa.Row[Any]]:
+def stream_entries(tx: Session, organization_id: str) -> Iterator[dict[str, Any]]:
     """Yield every entry of an organization in its order, as plain columns, a chunk of them at a time."""
-    columns = LedgerEntry.__table__.columns
-    statement = sa.select(*columns).where(columns.organization_id == organization_id).order_by(columns.seq)
+    names = list(_entries.c.keys())
+    statement = sa.select(*_entries.c).where(_entries.c.organization_id == organization_id).order_by(_entries.c.seq)
     after = 0
-    while rows := tx.execute(statement.where(columns.seq > after).limit(_CHUNK_ROWS)).all():
-        yield from rows
+    while rows := tx.execute(statement.where(_entries.c.seq > after).limit(_CHUNK_ROWS)).all():
+        for row in rows:
+            yield dict(zip(names, row, strict=True))
         after = rows[-1].seq
 
 
+def find_hold_without_entries(tx: Session, organization_id: str) -> str | None:
+    """Return a job whose hold is not what its entries say: held, captured and refunded amounts compared."""
+    of_kind = partial(_sum_of_kind, _entries.c)
+    said = (
+        sa.select(
+            _entries.c.cause_id.label("job_id"),
+            of_kind("hold", _entries.c.held_nanos).label("held"),
+            of_kind("capture", _entries.c.spent_nanos).label("captured"),
+            of_kind("refund", -_entries.c.spent_nanos).label("refunded"),
+        )
+        .where(_entries.c.organization_id == organization_id, _entries.c.cause_kind == "job")
+        .group_by(_entries.c.cause_id)
+        .subquery()
+    )
+    differs = sa.or_(
+        said.c.job_id.is_(None),
+        Hold.amount_nanos != said.c.held,
+        sa.func.coalesce(Hold.captured_nanos, 0) != said.c.captured,
+        Hold.refunded_nanos != said.c.refunded,
+    )
+    statement = (
+        sa.select(Hold.job_id)
+        .outerjoin(said, said.c.job_id == Hold.job_id)
+        .where(Hold.organization_id == organization_id, differs)
+        .order_by(Hold.created_at, Hold.job_id)
+        .limit(1)
+    )
+    found: str | None = tx.execute(statement).scalar_one_or_none()
+    return found
+
+
+def _sum_of_kind(columns: Any, kind: str, amount: Any) -> Any:
+    return sa.func.sum(sa.case((columns.kind == kind, amount), else_=0))
+
+
 def find_hold(tx: Session, job_id: str) -> Hold | None:
-    """Read a job's hold."""
-    return tx.get(Hold, job_id)
+    """Read a job's hold as it is now."""
+    statement = sa.select(Hold).where(Hold.job_id == job_id)
+    return tx.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
 
 
 def get_hold(tx: Session, job_id: str) -> Hold:
-    """Read a job's hold."""
+    """Read a job's hold as it is now."""
     row = find_hold(tx, job_id)
     assert row is not None, f"nothing is held for {job_id}"
     return row
 
 
-def lock_hold(tx: Session, job_id: str) -> Hold:
-    """Read a job's hold as it is now, and keep others from changing it."""
-    statement = sa.select(Hold).where(Hold.job_id == job_id).with_for_update()
-    return tx.execute(statement, execution_options=_FRESH).scalar_one()
+def get_payer(tx: Session, job_id: str) -> str:
+    """Return the organization that a job's hold belongs to."""
+    found: str | None = tx.execute(sa.select(Hold.organization_id).where(Hold.job_id == job_id)).scalar_one_or_none()
+    assert found is not None, f"nothing is held for {job_id}"
+    return found
+
+
+def insert_hold(tx: Session, purchase: Mapping[str, object], *, credit_nanos: int, now: datetime) -> None:
+    """Set a job's price aside."""
+    values = {name: value for name, value in purchase.items() if name != "price_nanos"}
+    amounts = {"amount_nanos": purchase["price_nanos"], "credit_nanos": credit_nanos, "refunded_nanos": 0}
+    tx.execute(sa.insert(Hold).values(**values, **amounts, created_at=now))
+
+
+def resolve_hold(tx: Session, job_id: str, *, captured_nanos: int, now: datetime) -> None:
+    """Note what became of a hold."""
+    statement = sa.update(Hold).where(Hold.job_id == job_id, Hold.resolved_at.is_(None))
+    tx.execute(statement.values(captured_nanos=captured_nanos, resolved_at=now), execution_options=_NO_SYNC)
+
+
+def add_refund(tx: Session, job_id: str, nanos: int) -> None:
+    """Note that so much more of a charge was given back."""
+    statement = sa.update(Hold).where(Hold.job_id == job_id).values(refunded_nanos=Hold.refunded_nanos + nanos)
+    tx.execute(statement, execution_options=_NO_SYNC)
 
 
 def sum_open_holds(tx: Session, organization_id: str) -> int:

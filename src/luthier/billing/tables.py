@@ -1,4 +1,4 @@
-"""Tables of token counts, of the ledger and of holds."""
+"""Tables of token counts, of the ledger, of holds and of limits."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ class LedgerAccount(Base):
     spent_nanos: Mapped[int] = mapped_column(Nanos)
     last_seq: Mapped[int]
     last_hash: Mapped[str]
+    last_at: Mapped[datetime]  # no entry is dated before it, whatever the clock says
 
 
 class LedgerEntry(Base):
@@ -74,6 +75,7 @@ class LedgerEntry(Base):
             name="balanced",
         ),
         sa.Index("ix_ledger_entries_cause", "cause_kind", "cause_id"),
+        sa.Index("ix_ledger_entries_created", "organization_id", "created_at"),
         {"sqlite_strict": True},
     )
 
@@ -96,7 +98,10 @@ class LedgerEntry(Base):
 
 
 class Hold(Base):
-    """Money set aside for one job: open until it is resolved, once, by capturing all, a part or nothing of it."""
+    """Money set aside for one job: open until it is resolved, once, by capturing all, a part or nothing of it.
+
+    It keeps what is bought, so that every charge can be traced to its tokens and its rate.
+    """
 
     __tablename__ = "holds"
     __table_args__ = (
@@ -116,7 +121,67 @@ class Hold(Base):
     api_key_id: Mapped[str]
     created_at: Mapped[datetime]
     resolved_at: Mapped[datetime | None]
+    base_model: Mapped[str]  # what is bought, and how its price comes about:
+    method: Mapped[str]
+    training_type: Mapped[str]
+    billed_tokens: Mapped[int]
+    rate_nanos: Mapped[int] = mapped_column(Nanos)
+    price_version: Mapped[str]
+    currency: Mapped[str]
     amount_nanos: Mapped[int] = mapped_column(Nanos)
     credit_nanos: Mapped[int] = mapped_column(Nanos)  # of the amount, what came from promotional credit
     captured_nanos: Mapped[int | None] = mapped_column(Nanos)
     refunded_nanos: Mapped[int] = mapped_column(Nanos, server_default=sa.text("0"))
+
+
+class CreditLine(Base):
+    """How far below zero an organization's available balance may go, once a card is on file."""
+
+    __tablename__ = "credit_lines"
+    __table_args__ = (
+        sa.CheckConstraint("limit_nanos >= 0", name="limit"),
+        sa.CheckConstraint("has_card IN (0, 1)", name="has_card"),
+        {"sqlite_strict": True},
+    )
+
+    organization_id: Mapped[str] = mapped_column(sa.ForeignKey("organizations.id"), primary_key=True)
+    limit_nanos: Mapped[int] = mapped_column(Nanos)
+    has_card: Mapped[int]
+    updated_at: Mapped[datetime]
+
+
+class SpendingLimit(Base):
+    """The most that an organization, one of its projects or one of its keys may spend in a calendar month (UTC)."""
+
+    __tablename__ = "spending_limits"
+    __table_args__ = (
+        sa.CheckConstraint("scope IN ('key', 'organization', 'project')", name="scope"),
+        sa.CheckConstraint("monthly_nanos >= 0", name="monthly"),
+        sa.Index("ix_spending_limits_organization", "organization_id"),
+        {"sqlite_strict": True},
+    )
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    scope_id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(sa.ForeignKey("organizations.id"))
+    monthly_nanos: Mapped[int] = mapped_column(Nanos)
+    updated_at: Mapped[datetime]
+
+
+class LimitAlert(Base):
+    """That spending reached a share of a limit in a month: told once."""
+
+    __tablename__ = "limit_alerts"
+    __table_args__ = (
+        sa.Index("ix_limit_alerts_organization", "organization_id", "created_at"),
+        {"sqlite_strict": True},
+    )
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    scope_id: Mapped[str] = mapped_column(primary_key=True)
+    period: Mapped[str] = mapped_column(primary_key=True)  # YYYY-MM
+    percent: Mapped[int] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(sa.ForeignKey("organizations.id"))
+    limit_nanos: Mapped[int] = mapped_column(Nanos)
+    used_nanos: Mapped[int] = mapped_column(Nanos)
+    created_at: Mapped[datetime]

@@ -179,6 +179,8 @@ def _ensure_credentials(settings: Any, prepared: _Prepared, base_url: str) -> st
     another, so an operator is never locked out of their own home.
     """
     from luthier.accounts import service as accounts
+    from luthier.billing import opening
+    from luthier.billing.policy import make_policy
     from luthier.catalog import service as catalog
     from luthier.clock import SystemClock
 
@@ -189,6 +191,7 @@ def _ensure_credentials(settings: Any, prepared: _Prepared, base_url: str) -> st
         secret = accounts.bootstrap(tx, master_key=prepared.master_key, now=now)
         if secret is None and not _is_valid(tx, stored, prepared.master_key, now):
             secret = accounts.create_operator_key(tx, master_key=prepared.master_key, now=now)
+        opening.grant_opening_credit(tx, make_policy(settings), now=now)
     key = secret or (stored.api_key if stored else "")
     home_dir.write_credentials(settings.home, home_dir.Credentials(base_url=base_url, api_key=key))
     return secret

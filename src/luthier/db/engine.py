@@ -49,6 +49,7 @@ def _create_sqlite_engine(url: sa.URL) -> sa.Engine:
         cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged commit survives power loss; NORMAL loses some
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute("PRAGMA trusted_schema=OFF")
+        cursor.execute("PRAGMA recursive_triggers=ON")  # else INSERT OR REPLACE gets round a trigger on DELETE
         cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
         cursor.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luthier.billing.pricing import format_dollars
+from luthier.billing.money import format_money
 from luthier.jobs import states
 from luthier.jobs.schemas import SupervisorView
 from luthier.jobs.tables import Job
@@ -45,7 +45,8 @@ def _explain_end(job: Job) -> str:
         case "completed":
             return f"Completed as {job.output_name}; {_describe_charge(job)}"
         case "cancelled":
-            return f"Cancelled {_describe_steps(job)}; {_describe_charge(job)}"
+            reason = f" ({job.error_message})" if job.error_message else ""
+            return f"Cancelled {_describe_steps(job)}{reason}; {_describe_charge(job)}"
         case "user_error":
             return f"Ended by a fault in its inputs: {job.error_message}; nothing was charged"
         case _:
@@ -71,7 +72,9 @@ def _describe_steps(job: Job) -> str:
 
 
 def _describe_charge(job: Job) -> str:
-    return f"{format_dollars(job.charged_nanos)} charged" if job.charged_nanos else "nothing was charged"
+    if not job.charged_nanos:
+        return "nothing was charged"
+    return f"{format_money(job.charged_nanos, job.currency or 'USD')} charged"
 
 
 def _add_stall(text: str, surroundings: Surroundings) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from luthier.billing import ledger
+from luthier.billing.money import format_money
 from luthier.db import Session
 from luthier.jobs import log, states
 from luthier.jobs.schemas import Level
@@ -45,16 +47,47 @@ def finish(
     now: datetime,
     data: Mapping[str, object] | None = None,
 ) -> None:
-    """Move a locked job to its last state: the lease ends and the price is fixed. Raises IllegalMove."""
+    """Move a locked job to its last state: the lease ends, the price is fixed and its hold resolved. Raises IllegalMove.
+
+    What is not charged of the hold is given back, told by an event of its own before the last one.
+    """
     assert new in states.TERMINAL, f"{job.id}: {new} is not a last state"
+    if job.price_nanos is not None:
+        ledger.resolve(tx, job.id, charged_nanos, now=now)
+        if (back := job.price_nanos - charged_nanos) > 0:
+            _tell_refund(tx, job, new, back, now=now)
     job.charged_nanos = charged_nanos
     job.finished_at = now
     job.waiting_for = None
+    job.limit_deadline_at = None
     job.seconds_remaining = None
     job.lease_owner = None
     job.lease_expires_at = None
     level: Level = "error" if new in {"error", "user_error"} else "info"
     _move(tx, job, new, message, now=now, level=level, data={**(data or {}), "charged_nanos": charged_nanos})
+
+
+_WHY_BACK: Mapping[states.State, str] = {
+    "cancelled": "the job was cancelled",
+    "user_error": "a job whose inputs are at fault costs nothing",
+    "error": "a job that fails by our fault costs nothing",
+    "completed": "the steps that were not needed cost nothing",
+}
+
+
+def _tell_refund(tx: Session, job: Job, new: states.State, back_nanos: int, *, now: datetime) -> None:
+    assert job.price_nanos is not None, f"{job.id} has no price to give back"
+    currency = job.currency or "USD"
+    back, held = format_money(back_nanos, currency), format_money(job.price_nanos, currency)
+    of = "" if back_nanos == job.price_nanos else f" of {held}"
+    log.append(
+        tx,
+        job.id,
+        "refund",
+        f"{back}{of} that was held for the job is given back: {_WHY_BACK[new]}",
+        now=now,
+        data={"refund_nanos": back_nanos, "held_nanos": job.price_nanos, "currency": currency},
+    )
 
 
 def _move(

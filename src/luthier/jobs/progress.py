@@ -7,6 +7,7 @@ from datetime import datetime
 
 from luthier import faults
 from luthier.billing import pricing
+from luthier.billing.money import format_money
 from luthier.db import Session
 from luthier.jobs import moves, queue, states
 from luthier.jobs.schemas import Outcome, ProgressUpdate
@@ -57,8 +58,9 @@ def settle(tx: Session, job_id: str, token: int, outcome: Outcome, *, now: datet
     """
     job = queue.lock_leased(tx, job_id, token)
     charged_nanos = _charge(job, outcome)
-    job.error_kind = outcome.error_kind
-    job.error_message = outcome.message
+    # What ended a job for its funds stays told when its worker is gone.
+    job.error_kind = outcome.error_kind or job.error_kind
+    job.error_message = outcome.message or job.error_message
     data = dict(outcome.data)
     if outcome.hint is not None:
         data["hint"] = outcome.hint
@@ -88,7 +90,7 @@ def _describe(job: Job, outcome: Outcome, charged_nanos: int, now: datetime) -> 
         return f"Job finished at {moves.format_time(now)}"
     if outcome.state == "cancelled":
         steps = f"after step {job.step} of {job.total_steps}" if job.total_steps else "before the first step"
-        price = pricing.format_dollars(charged_nanos)
+        price = format_money(charged_nanos, job.currency or "USD")
         charged = f"{price} charged for the completed steps" if charged_nanos else "nothing was charged"
         return f"Job stopped at {moves.format_time(now)} {steps}; {charged}"
     assert outcome.message is not None, f"{job.id} ends in {outcome.state} without a reason"

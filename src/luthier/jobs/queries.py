@@ -73,6 +73,11 @@ def list_ids_in_state(tx: Session, state: states.State) -> Sequence[str]:
     return tx.execute(sa.select(Job.id).where(Job.state == state).order_by(*_OLDEST_FIRST)).scalars().all()
 
 
+def list_ids_with_deadline(tx: Session) -> Sequence[str]:
+    """Return the ids of the jobs that were warned of their end by a limit."""
+    return tx.execute(sa.select(Job.id).where(Job.limit_deadline_at.is_not(None))).scalars().all()
+
+
 def count_by_state(tx: Session, wanted: Collection[states.State]) -> dict[states.State, int]:
     """Count all jobs in these states."""
     statement = sa.select(Job.state, sa.func.count()).where(Job.state.in_(wanted)).group_by(Job.state)

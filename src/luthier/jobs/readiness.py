@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal, cast
 
 from luthier.billing import pricing, quotes
+from luthier.billing.prices import NoPublishedRate, PriceList, TrainingType
 from luthier.billing.pricing import Quote, TokenCounts
 from luthier.billing.quotes import TokenizationView
 from luthier.catalog import service as catalog
@@ -43,6 +44,7 @@ class Plan:
     training_file_id: str
     validation_file_id: str | None
     hyperparameters: Hyperparameters
+    prices: PriceList
     retry_model: bool
     retry_counts: bool
 
@@ -127,7 +129,7 @@ def _assess_counts(
             train_tokenization=train.key,
             validation_tokenization=validation.key if validation else None,
         )
-    quote = price(plan.hyperparameters, model, counted)
+    quote = price(plan.hyperparameters, model, counted, plan.prices)
     if isinstance(quote, Refusal):
         return quote
     return Ready(
@@ -284,14 +286,18 @@ def check_counts(role: Role, file: FileView, counted: TokenizationView) -> Refus
 
 
 def price(
-    hyperparameters: Hyperparameters, model: ModelView, counted: Mapping[Role, TokenizationView]
+    hyperparameters: Hyperparameters,
+    model: ModelView,
+    counted: Mapping[Role, TokenizationView],
+    prices: PriceList,
 ) -> Quote | Refusal:
     """Price a job whose tokens are counted."""
     assert model.facts is not None, f"{model.name} is ready without facts"
-    training_type: pricing.TrainingType = "Full" if isinstance(hyperparameters.training_type, Full) else "Lora"
     try:
-        rate_nanos = pricing.get_rate(model.facts.param_count, training_type)
-    except pricing.NoPublishedRate as error:
+        rate_nanos = prices.get_rate(
+            model.name, model.facts.param_count, training_type=name_training_type(hyperparameters)
+        )
+    except NoPublishedRate as error:
         return Refusal(
             fault="user", kind="price", message=str(error), hint="choose a smaller base model", param="model"
         )
@@ -305,7 +311,13 @@ def price(
         packing=hyperparameters.packing,
         max_seq_length=hyperparameters.max_seq_length,
         rate_nanos=rate_nanos,
+        prices=prices,
     )
+
+
+def name_training_type(hyperparameters: Hyperparameters) -> TrainingType:
+    """Return what the price list calls the kind of training."""
+    return "Full" if isinstance(hyperparameters.training_type, Full) else "Lora"
 
 
 def list_warnings(file: FileView, counted: TokenizationView) -> Iterable[Warn]:

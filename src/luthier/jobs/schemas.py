@@ -51,6 +51,8 @@ class JobView:
     rate_nanos: int | None
     price_nanos: int | None
     charged_nanos: int | None
+    price_version: str | None
+    currency: str | None
 
     step: int
     total_steps: int | None

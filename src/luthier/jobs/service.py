@@ -8,15 +8,20 @@ from datetime import datetime
 import msgspec
 
 from luthier import faults, ids
+from luthier.accounts import service as accounts
 from luthier.accounts.service import Principal
-from luthier.billing import pricing
+from luthier.billing import funds
+from luthier.billing.ledger import Purchase
+from luthier.billing.money import format_money
+from luthier.billing.policy import Policy
+from luthier.billing.pricing import Quote
 from luthier.catalog import limits as catalog_limits
 from luthier.catalog import service as catalog
 from luthier.db import Session
-from luthier.errors import Conflict, InvalidRequest, NotFound
+from luthier.errors import Conflict, InvalidRequest, NotFound, PaymentRequired
 from luthier.files import service as files
 from luthier.files.service import FileView
-from luthier.jobs import hyperparameters, log, moves, queries, readiness, repeats, states, supervisors
+from luthier.jobs import endings, hyperparameters, log, moves, queries, readiness, repeats, states, supervisors
 from luthier.jobs.explain import Surroundings, explain
 from luthier.jobs.readiness import Plan, Ready, Refusal, Wait, Warn
 from luthier.jobs.repeats import confirm_delivered
@@ -53,14 +58,16 @@ def create(
     principal: Principal,
     request: JobRequest,
     *,
+    policy: Policy,
     now: datetime,
     idempotency_key: str | None,
     is_retry: bool = False,
 ) -> JobView:
-    """Make a job: priced and queued when everything is ready, pending until it is.
+    """Make a job: priced, paid for by a hold and queued when everything is ready, pending until it is.
 
     The same create again may return the first job (see ``repeats``); ``is_retry`` is what the client says.
-    Raises InvalidRequest with every problem of the request, NotFound for a model or a file.
+    Raises InvalidRequest with every problem of the request, NotFound for a model or a file, and PaymentRequired
+    where the funds or a limit do not allow it.
     """
     repeats.require_valid_key(idempotency_key)
     job_id = ids.new_id("ft")
@@ -75,13 +82,14 @@ def create(
     )
     if first is not None:
         return _view(tx, first, Surroundings())
+    funds.require_minimum(tx, principal.organization_id, policy=policy)
     job = _make_job(tx, job_id, principal, request, now=now)
     tx.add(job)
     tx.flush()
     log.append(tx, job.id, states.INITIAL_EVENT, "Fine-tuning request created", now=now)
     for warning in list_warnings(request, n_evals=job.hyperparameters["n_evals"]):
         log.append(tx, job.id, "warning", warning.message, now=now, level="warning", data=warning.data)
-    _advance(tx, job, is_new=True, now=now)
+    _advance(tx, job, policy, is_new=True, now=now)
     faults.hit("create.before_commit")
     return _view(tx, job, Surroundings())
 
@@ -184,16 +192,19 @@ def list_warnings(request: JobRequest, *, n_evals: int) -> Iterable[Warn]:
         )
 
 
-def advance_pending(tx: Session, job_id: str, *, now: datetime) -> bool:
-    """Move a pending job on if what it waited for is there: to queued, or to its end. False: nothing moved."""
+def advance_pending(tx: Session, job_id: str, *, policy: Policy, now: datetime) -> bool:
+    """Move a pending job on if what it waited for is there: to queued, or to its end. False: nothing moved.
+
+    A price that turns out to be more than may be spent ends the job, told by ``billing_limit``.
+    """
     job = queries.lock_job(tx, job_id)
     if job is None or job.state != "pending":
         return False
-    return _advance(tx, job, now=now)
+    return _advance(tx, job, policy, now=now)
 
 
-def _advance(tx: Session, job: Job, *, is_new: bool = False, now: datetime) -> bool:
-    standing = readiness.assess(tx, _plan(job, is_new=is_new), now=now)
+def _advance(tx: Session, job: Job, policy: Policy, *, is_new: bool = False, now: datetime) -> bool:
+    standing = readiness.assess(tx, _plan(job, policy, is_new=is_new), now=now)
     match standing:
         case Wait():
             job.waiting_for = standing.message
@@ -204,11 +215,42 @@ def _advance(tx: Session, job: Job, *, is_new: bool = False, now: datetime) -> b
         case Refusal():
             _refuse(tx, job, standing, now=now)
         case Ready():
-            _queue(tx, job, standing, now=now)
+            _sell(tx, job, standing, policy, is_new=is_new, now=now)
     return True
 
 
-def _plan(job: Job, *, is_new: bool) -> Plan:
+def _sell(tx: Session, job: Job, ready: Ready, policy: Policy, *, is_new: bool, now: datetime) -> None:
+    """Hold the price and queue the job. Raises PaymentRequired for a new one; one that was accepted before ends."""
+    try:
+        held = funds.hold(tx, _describe_purchase(tx, job, ready.quote), policy=policy, now=now)
+    except PaymentRequired as refusal:
+        if is_new:
+            raise
+        endings.stop_for_funds(tx, job, refusal, now=now)
+        return
+    _queue(tx, job, ready, now=now)
+    endings.tell_alerts(tx, job.id, held.alerts, policy, now=now)
+
+
+def _describe_purchase(tx: Session, job: Job, quote: Quote) -> Purchase:
+    resolved = msgspec.convert(job.hyperparameters, Hyperparameters)
+    return Purchase(
+        job_id=job.id,
+        organization_id=accounts.get_organization_id(tx, job.project_id),
+        project_id=job.project_id,
+        api_key_id=job.api_key_id,
+        base_model=job.base_model,
+        method="sft",
+        training_type=readiness.name_training_type(resolved),
+        billed_tokens=quote.billed_tokens,
+        rate_nanos=quote.rate_nanos,
+        price_nanos=quote.price_nanos,
+        price_version=quote.price_version,
+        currency=quote.currency,
+    )
+
+
+def _plan(job: Job, policy: Policy, *, is_new: bool) -> Plan:
     resolved = msgspec.convert(job.hyperparameters, Hyperparameters)
     return Plan(
         project_id=job.project_id,
@@ -216,6 +258,7 @@ def _plan(job: Job, *, is_new: bool) -> Plan:
         training_file_id=job.training_file_id,
         validation_file_id=job.validation_file_id if resolved.n_evals else None,
         hyperparameters=resolved,
+        prices=policy.prices,
         retry_model=is_new,
         retry_counts=job.train_tokenization is None,
     )
@@ -232,6 +275,8 @@ def _queue(tx: Session, job: Job, ready: Ready, *, now: datetime) -> None:
     job.billed_tokens = quote.billed_tokens
     job.rate_nanos = quote.rate_nanos
     job.price_nanos = quote.price_nanos
+    job.price_version = quote.price_version
+    job.currency = quote.currency
     tx.flush()
     for warning in ready.warnings:
         log.append(tx, job.id, "warning", warning.message, now=now, level="warning", data=warning.data)
@@ -247,12 +292,12 @@ def _queue(tx: Session, job: Job, ready: Ready, *, now: datetime) -> None:
             level="warning",
             data={"param": "n_evals"},
         )
-    price = pricing.format_dollars(quote.price_nanos)
+    price = format_money(quote.price_nanos, quote.currency)
     moves.advance(
         tx,
         job,
         "queued",
-        f"Job queued; the price is {price} for {quote.billed_tokens:,} tokens",
+        f"Job queued; the price is {price} for {quote.billed_tokens:,} tokens, and is held until the job ends",
         now=now,
         data={"token_count": quote.billed_tokens, "price_nanos": quote.price_nanos},
     )
@@ -268,7 +313,13 @@ def _refuse(tx: Session, job: Job, refusal: Refusal, *, now: datetime) -> None:
 
 
 def estimate(
-    tx: Session, principal: Principal, request: JobRequest, *, now: datetime, has_asked: bool = False
+    tx: Session,
+    principal: Principal,
+    request: JobRequest,
+    *,
+    policy: Policy,
+    now: datetime,
+    has_asked: bool = False,
 ) -> Estimate:
     """Return the exact price of a job that runs to its end, asking for what it takes to know it.
 
@@ -288,6 +339,7 @@ def estimate(
         training_file_id=training_file.id,
         validation_file_id=validation_id,
         hyperparameters=resolved,
+        prices=policy.prices,
         retry_model=not has_asked,
         retry_counts=not has_asked,
     )
@@ -350,7 +402,7 @@ def cancel(tx: Session, project_id: str, job_id: str, *, now: datetime) -> JobVi
             f"job {job.id} cannot be cancelled: it is {job.state}",
             hint="only a job that is not over can be cancelled",
         )
-    _cancel(tx, job, now=now)
+    endings.cancel(tx, job, "Cancellation requested", now=now)
     return _view(tx, job, Surroundings())
 
 
@@ -364,20 +416,9 @@ def delete(tx: Session, project_id: str, job_id: str, *, force: bool, now: datet
                 f"job {job.id} is {job.state}",
                 hint="cancel it first, or delete it with force=true",
             )
-        _cancel(tx, job, now=now)
+        endings.cancel(tx, job, "Cancellation requested", now=now)
     job.deleted_at = now
     job.updated_at = now
-
-
-def _cancel(tx: Session, job: Job, *, now: datetime) -> None:
-    if job.state == "cancel_requested":
-        return
-    job.cancel_requested_at = now
-    if job.state in states.LEASED:
-        moves.advance(tx, job, "cancel_requested", "Cancellation requested", now=now)
-        return
-    message = f"Job stopped at {moves.format_time(now)} before it started; nothing was charged"
-    moves.finish(tx, job, "cancelled", message, charged_nanos=0, now=now)
 
 
 def _get_row(tx: Session, project_id: str, job_id: str) -> Job:

@@ -60,7 +60,10 @@ class Job(Base):
     billed_tokens: Mapped[int | None]
     rate_nanos: Mapped[int | None] = mapped_column(Nanos)  # a token
     price_nanos: Mapped[int | None] = mapped_column(Nanos)  # the quote: the price when the job runs to its end
+    price_version: Mapped[str | None]  # of the price list that gave the rate
+    currency: Mapped[str | None]
     charged_nanos: Mapped[int | None] = mapped_column(Nanos)  # the price in the end; set by the terminal move
+    limit_deadline_at: Mapped[datetime | None]  # a lowered limit or balance no longer covers it: it ends then
 
     # The lease: who runs it, under which fencing token, until when.
     lease_owner: Mapped[str | None]

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from luthier import faults, home, ids
+from luthier.billing.policy import make_policy
 from luthier.clock import Clock, SystemClock
 from luthier.db import Database
 from luthier.db.changes import Changes
@@ -59,7 +60,8 @@ class Supervisor:
     ) -> None:
         self._background = ThreadPoolExecutor(settings.slots + 1, thread_name_prefix="supervisor")
         launcher = launcher or SubprocessLauncher(settings)
-        self._site = Site(settings, database, store, clock, launcher, self._background, give_up_s)
+        policy = make_policy(settings)
+        self._site = Site(settings, database, store, clock, launcher, self._background, give_up_s, policy)
         self._owner = owner
         self._chores = Chores(settings, database, store, clock)
         self._runs: dict[str, Run] = {}
@@ -147,7 +149,7 @@ class Supervisor:
 
     def _advance_one(self, job_id: str) -> None:
         with self._site.database.transaction() as tx:
-            jobs.advance_pending(tx, job_id, now=self._site.clock.now())
+            jobs.advance_pending(tx, job_id, policy=self._site.policy, now=self._site.clock.now())
 
     def _adopt(self) -> None:
         """Take over what this home's last supervisor left, and jobs of any other whose lease ran out."""

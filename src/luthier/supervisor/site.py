@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from luthier.billing.policy import Policy
 from luthier.clock import Clock
 from luthier.db import Database
 from luthier.settings import Settings
@@ -23,3 +24,4 @@ class Site:
     launcher: Launcher
     background: Executor
     give_up_s: float  # a full disk or a broken store has this long to recover before a job fails
+    policy: Policy

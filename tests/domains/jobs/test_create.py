@@ -6,6 +6,7 @@ import pytest
 
 from factories import (
     MODEL,
+    POLICY,
     Inputs,
     make_counts,
     make_file,
@@ -32,7 +33,7 @@ def principal(database, clock):
 
 
 def create(tx, principal, request, clock):
-    return service.create(tx, principal, request, now=clock.now(), idempotency_key=None)
+    return service.create(tx, principal, request, policy=POLICY, now=clock.now(), idempotency_key=None)
 
 
 def list_told(tx, job):
@@ -52,7 +53,7 @@ def test_create_when_all_is_ready_queues_the_job_at_its_exact_price(database, cl
     with database.read() as tx:
         assert service.get_job(tx, principal.project_id, job.id) == job
         assert list_told(tx, job) == [("job_pending", "info"), ("job_queued", "info")]
-        assert log.list_events(tx, job.id)[1].message == "Job queued; the price is $0.001536 for 3,200 tokens"
+        assert log.list_events(tx, job.id)[1].message == "Job queued; the price is $0.001536 for 3,200 tokens, and is held until the job ends"
 
 
 def test_create_names_the_output_after_project_model_suffix_and_job(database, clock, principal):
@@ -216,7 +217,7 @@ def test_pending_job_goes_on_as_soon_as_each_thing_is_there(database, clock, pri
 
     def advance():
         with database.transaction() as tx:
-            moved = service.advance_pending(tx, job.id, now=clock.now())
+            moved = service.advance_pending(tx, job.id, policy=POLICY, now=clock.now())
             return moved, service.get_job(tx, principal.project_id, job.id)
 
     assert advance()[0] is False
@@ -260,7 +261,7 @@ def test_pending_job_when_data_cannot_be_tokenised_ends_by_the_inputs_fault(data
         job = create(tx, principal, JobRequest.from_body({"model": model, "n_evals": 1, **names}), clock)
         error = {"code": "no_trainable_token", "message": "no row has one", "hint": "add assistant messages"}
         finish_count(tx, clock, lambda key: quotes.reject(tx, key, error, now=clock.now()))
-        assert service.advance_pending(tx, job.id, now=clock.now())
+        assert service.advance_pending(tx, job.id, policy=POLICY, now=clock.now())
     with database.read() as tx:
         job = service.get_job(tx, principal.project_id, job.id)
         last = log.list_events(tx, job.id)[-1]
@@ -290,7 +291,7 @@ def test_pending_job_when_counting_fails_by_our_fault_ends_in_error_and_the_next
         job = create(tx, principal, request, clock)
         for _ in range(quotes.MAX_ATTEMPTS):
             finish_count(tx, clock, lambda key: quotes.fail(tx, key, "out of memory", now=clock.now()))
-        assert service.advance_pending(tx, job.id, now=clock.now())
+        assert service.advance_pending(tx, job.id, policy=POLICY, now=clock.now())
         job = service.get_job(tx, principal.project_id, job.id)
         assert (job.state, job.error_kind) == ("error", "tokenising")
         assert "out of memory" in job.error_message
@@ -307,7 +308,7 @@ def test_pending_job_when_model_cannot_be_fetched_ends_in_error(database, clock,
         job = create(tx, principal, make_request(Inputs(MODEL, file_id)), clock)
         catalog.claim_fetch(tx, now=clock.now(), claim_s=60)
         catalog.fail_fetch(tx, MODEL, "the disk is full", now=clock.now(), is_final=True)
-        assert service.advance_pending(tx, job.id, now=clock.now())
+        assert service.advance_pending(tx, job.id, policy=POLICY, now=clock.now())
         job = service.get_job(tx, principal.project_id, job.id)
     assert (job.state, job.error_kind) == ("error", "base_model")
     assert "the disk is full" in job.error_message
@@ -332,7 +333,7 @@ def test_pending_job_when_its_file_turns_out_invalid_names_line_and_path(databas
     with database.transaction() as tx:
         job = make_job(tx, principal, now=clock.now(), state="pending")
         files.record_check(tx, job.training_file_id, report, now=clock.now())
-        assert service.advance_pending(tx, job.id, now=clock.now())
+        assert service.advance_pending(tx, job.id, policy=POLICY, now=clock.now())
         job = service.get_job(tx, principal.project_id, job.id)
     assert job.state == "user_error"
     assert "is not valid: line 2, $.text: not a string" in job.error_message
@@ -342,7 +343,7 @@ def test_pending_job_when_its_check_failed_by_our_fault_ends_in_error(database, 
     with database.transaction() as tx:
         job = make_job(tx, principal, now=clock.now(), state="pending")
         files.fail_check(tx, job.training_file_id, "the time limit was hit", now=clock.now())
-        assert service.advance_pending(tx, job.id, now=clock.now())
+        assert service.advance_pending(tx, job.id, policy=POLICY, now=clock.now())
         job = service.get_job(tx, principal.project_id, job.id)
     assert job.state == "error"
     assert "the time limit was hit" in job.error_message
@@ -361,7 +362,7 @@ def test_estimate_is_the_price_that_the_job_then_has(database, clock, principal)
     with database.transaction() as tx:
         inputs = make_inputs(tx, principal, now=clock.now(), tokens=700, validation_tokens=50)
         request = make_request(inputs, n_epochs=2, n_evals=2)
-        estimate = service.estimate(tx, principal, request, now=clock.now())
+        estimate = service.estimate(tx, principal, request, policy=POLICY, now=clock.now())
         job = create(tx, principal, request, clock)
     assert estimate.status == "ready"
     assert estimate.quote.price_nanos == job.price_nanos == (2 * 700 + 2 * 50) * 480
@@ -372,16 +373,16 @@ def test_estimate_judges_only_what_a_price_depends_on(database, clock, principal
         inputs = make_inputs(tx, principal, now=clock.now())
         training_type = {"type": "Lora", "lora_r": 512, "lora_alpha": 16}
         request = make_request(inputs, training_type=training_type, learning_rate=77)
-        assert service.estimate(tx, principal, request, now=clock.now()).status == "ready"
+        assert service.estimate(tx, principal, request, policy=POLICY, now=clock.now()).status == "ready"
         with pytest.raises(InvalidRequest, match="n_epochs"):
-            service.estimate(tx, principal, make_request(inputs, n_epochs=0), now=clock.now())
+            service.estimate(tx, principal, make_request(inputs, n_epochs=0), policy=POLICY, now=clock.now())
 
 
 def test_estimate_when_file_is_not_checked_says_so(database, clock, principal):
     with database.transaction() as tx:
         make_model(tx, now=clock.now())
         file_id = make_file(tx, principal, now=clock.now(), status="RUNNING")
-        estimate = service.estimate(tx, principal, make_request(Inputs(MODEL, file_id)), now=clock.now())
+        estimate = service.estimate(tx, principal, make_request(Inputs(MODEL, file_id)), policy=POLICY, now=clock.now())
     assert (estimate.status, estimate.reason) == ("waiting", "train_file_not_validated")
 
 
@@ -392,7 +393,7 @@ def test_estimate_when_validation_file_is_invalid_says_which(database, clock, pr
             tx, principal, now=clock.now(), status="INVALID_FORMAT", report={"error_count": 0, "errors": []}
         )
         request = make_request(inputs, validation_file=bad, n_evals=1)
-        estimate = service.estimate(tx, principal, request, now=clock.now())
+        estimate = service.estimate(tx, principal, request, policy=POLICY, now=clock.now())
     assert (estimate.status, estimate.reason) == ("impossible", "eval_file_invalid")
 
 
@@ -400,7 +401,7 @@ def test_estimate_when_nothing_is_counted_asks_for_it_and_waits(database, clock,
     with database.transaction() as tx:
         make_model(tx, now=clock.now())
         file_id = make_file(tx, principal, now=clock.now())
-        estimate = service.estimate(tx, principal, make_request(Inputs(MODEL, file_id)), now=clock.now())
+        estimate = service.estimate(tx, principal, make_request(Inputs(MODEL, file_id)), policy=POLICY, now=clock.now())
         assert (estimate.status, estimate.reason) == ("waiting", None)
         assert quotes.claim(tx, now=clock.now(), claim_s=60) is not None
 
@@ -411,7 +412,7 @@ def test_estimate_when_counting_failed_tells_whoever_asked_before_and_else_tries
         request = make_request(Inputs(MODEL, make_file(tx, principal, now=clock.now())))
 
         def estimate(**options):
-            return service.estimate(tx, principal, request, now=clock.now(), **options)
+            return service.estimate(tx, principal, request, policy=POLICY, now=clock.now(), **options)
 
         assert estimate().status == "waiting"
         for _ in range(quotes.MAX_ATTEMPTS):
@@ -426,6 +427,9 @@ def test_estimate_when_model_failed_tells_whoever_asked_before_and_else_tries_ag
     with database.transaction() as tx:
         make_model(tx, now=clock.now(), status="failed")
         request = make_request(Inputs(MODEL, make_file(tx, principal, now=clock.now())))
-        assert service.estimate(tx, principal, request, now=clock.now(), has_asked=True).status == "impossible"
-        assert service.estimate(tx, principal, request, now=clock.now()).status == "waiting"
+        assert (
+            service.estimate(tx, principal, request, policy=POLICY, now=clock.now(), has_asked=True).status
+            == "impossible"
+        )
+        assert service.estimate(tx, principal, request, policy=POLICY, now=clock.now()).status == "waiting"
         assert tx.get(BaseModelRow, MODEL).status == "queued"

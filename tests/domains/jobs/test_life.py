@@ -7,7 +7,8 @@ import random
 import pytest
 import sqlalchemy as sa
 
-from factories import LEASE_S, make_inputs, make_principal, make_request
+from factories import LEASE_S, POLICY, make_inputs, make_principal, make_request
+from luthier.billing import audit, ledger
 from luthier.errors import ServiceError
 from luthier.jobs import progress, queue, service, states
 from luthier.jobs.queue import LeaseLost
@@ -41,7 +42,7 @@ class World:
 
     def create(self, tx):
         request = make_request(self.inputs, random_seed=len(self.jobs))
-        job = service.create(tx, self.principal, request, now=self.clock.now(), idempotency_key=None)
+        job = service.create(tx, self.principal, request, policy=POLICY, now=self.clock.now(), idempotency_key=None)
         self.jobs.append(job.id)
 
     def cancel(self, tx):
@@ -95,6 +96,8 @@ class World:
         state = states.INITIAL
         assert events[0].type == states.INITIAL_EVENT
         for event in events[1:]:
+            if event.type == "refund":
+                continue  # tells what the next move gives back
             ways = {new for (old, new), type in states.TABLE.items() if old == state and type == event.type}
             assert ways, f"{event.type} tells no move from {state}"
             state = job.state if event is events[-1] and job.state in ways else ways.pop()
@@ -104,6 +107,19 @@ class World:
         assert 0 <= (job.charged_nanos or 0) <= job.price_nanos
         assert (job.charged_nanos == job.price_nanos) or job.state != "completed"
         assert not job.charged_nanos or job.state in {"completed", "cancelled"}
+        # Given back is what was held and is not charged, told once.
+        told = [event.data["refund_nanos"] for event in events if event.type == "refund"]
+        back = job.price_nanos - (job.charged_nanos if job.state in states.TERMINAL else job.price_nanos)
+        assert told == ([back] if back else [])
+
+    def check_money(self):
+        # I1 to I4: the books add up, and a job's hold is open exactly as long as the job lives.
+        assert audit.verify(self.database).problems == []
+        with self.database.read() as tx:
+            for job in tx.execute(sa.select(Job)).scalars():
+                hold = ledger.find_hold(tx, job.id)
+                assert (hold.captured_nanos is None) == (job.state in states.LIVE)
+                assert hold.captured_nanos == job.charged_nanos
 
     def check_claims(self):
         # I5: of all claims ever given for a job, one is good while the job is leased, and none before and after.
@@ -130,5 +146,6 @@ def test_invariants_hold_in_a_random_life(database, clock, seed):
         world.act()
         if step % CHECK_EVERY == 0:
             world.check_claims()
+    world.check_money()
     seen = world.check_jobs()
     assert len(seen & states.TERMINAL) >= 2, f"seed {seed} walks too little: {seen}"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factories import OWNER, make_inputs, make_job, make_principal
+from factories import OWNER, POLICY, make_inputs, make_job, make_principal
 from luthier.jobs import log, moves, progress, queue, service, states
 from luthier.jobs.schemas import MetricView, Outcome, ProgressUpdate
 
@@ -105,7 +105,9 @@ def test_settle_when_cancelled_charges_the_completed_steps(
     assert (job.state, job.charged_nanos) == ("cancelled", charged)
     assert job.price_nanos == 480_000
     assert job.total_price_nanos == charged
-    assert [event.type for event in events[-2:]] == ["cancel_requested", "job_stopped"]
+    refunds = [event for event in events if event.type == "refund"]
+    assert [event.data["refund_nanos"] for event in refunds] == [480_000 - charged][: charged != 480_000]
+    assert [event.type for event in events if event not in refunds][-2:] == ["cancel_requested", "job_stopped"]
     assert events[-1].message == f"Job stopped at 2026-01-01T12:00:00Z {text}"
 
 
@@ -173,7 +175,7 @@ def test_estimate_quote_and_final_price_are_the_same_number(
 ):
     n_evals = n_evals if validation_tokens is not None else 0
     with database.transaction() as tx:
-        principal = make_principal(tx, now=clock.now())
+        principal = make_principal(tx, now=clock.now(), dollars=10**9)
         inputs = make_inputs(
             tx, principal, now=clock.now(), rows=rows, tokens=tokens, validation_tokens=validation_tokens
         )
@@ -190,7 +192,9 @@ def test_estimate_quote_and_final_price_are_the_same_number(
             packing=packing,
             training_type={"type": "Full" if is_full else "Lora"},
         )
-        estimate = service.estimate(tx, principal, service.JobRequest.from_body(dict(job.request)), now=clock.now())
+        estimate = service.estimate(
+            tx, principal, service.JobRequest.from_body(dict(job.request)), policy=POLICY, now=clock.now()
+        )
     per_epoch = tokens if packing else rows * 512
     per_eval = 0 if not n_evals else validation_tokens if packing else rows * 512
     steps = n_epochs * -(-rows // job.hyperparameters.batch_size)  # the counts of the factory pack nothing together

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from factories import LEASE_S, OWNER, make_inputs, make_job, make_principal, make_request
+from factories import LEASE_S, OWNER, POLICY, make_inputs, make_job, make_principal, make_request
 from luthier.jobs import log, progress, queue, service
 from luthier.jobs.queue import LeaseLost
 from luthier.jobs.schemas import Outcome, ProgressUpdate
@@ -24,7 +24,7 @@ def make_queued(database, clock, principal, count):
         for seed in range(count):
             clock.advance(1)
             request = make_request(inputs, random_seed=seed)
-            ids.append(service.create(tx, principal, request, now=clock.now(), idempotency_key=None).id)
+            ids.append(service.create(tx, principal, request, policy=POLICY, now=clock.now(), idempotency_key=None).id)
     return ids
 
 

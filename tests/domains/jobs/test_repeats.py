@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from factories import make_inputs, make_principal, make_request
+from factories import POLICY, make_inputs, make_principal, make_request
 from luthier.errors import InvalidRequest, Unprocessable
 from luthier.jobs import log, repeats, service
 
@@ -25,7 +25,7 @@ def request_body(database, clock, principal):
 def create(database, clock, principal, request_body):
     def create(*, key=None, body=request_body, who=principal, is_retry=False):
         with database.transaction() as tx:
-            return service.create(tx, who, body, now=clock.now(), idempotency_key=key, is_retry=is_retry)
+            return service.create(tx, who, body, policy=POLICY, now=clock.now(), idempotency_key=key, is_retry=is_retry)
 
     return create
 

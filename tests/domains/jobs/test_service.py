@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from factories import OWNER, make_inputs, make_job, make_principal, make_request
+from factories import OWNER, POLICY, make_inputs, make_job, make_principal, make_request
 from luthier.errors import Conflict, InvalidRequest, NotFound
 from luthier.jobs import log, queue, service, states, supervisors
 from luthier.jobs.schemas import MetricView
@@ -117,7 +117,7 @@ def test_list_jobs_in_pages_gives_each_job_once_oldest_first(database, clock, pr
         for seed in range(7):
             clock.advance(seed % 2)  # some at the very same moment
             request = make_request(inputs, random_seed=seed)
-            made.append(service.create(tx, principal, request, now=clock.now(), idempotency_key=None))
+            made.append(service.create(tx, principal, request, policy=POLICY, now=clock.now(), idempotency_key=None))
     expected = [job.id for job in sorted(made, key=lambda job: (job.created_at, job.id))]
     with database.read() as tx:
         assert [job.id for job in service.list_jobs(tx, principal.project_id)] == expected

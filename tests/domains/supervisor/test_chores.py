@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 import factories
+from factories import POLICY
 from luthier import faults
 from luthier.files import service as files
 from luthier.files.tables import File
@@ -57,7 +58,7 @@ def test_job_when_nothing_is_ready_has_its_file_checked_model_fetched_and_data_t
     with workshop.database.transaction() as tx:
         factories.make_model(tx, now=now, status="queued")
         request = factories.make_request(factories.Inputs(factories.MODEL, file_id))
-        job = jobs.create(tx, workshop.principal, request, now=now, idempotency_key=None)
+        job = jobs.create(tx, workshop.principal, request, policy=POLICY, now=now, idempotency_key=None)
     assert job.state == "pending"
     with workshop.supervised():
         done = workshop.wait_for_state(job.id, "completed", "error", "user_error")

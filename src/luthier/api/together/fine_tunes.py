@@ -18,7 +18,11 @@ from luthier.api.together import jobs_view as view
 from luthier.api.together.dialect import DialectParam
 from luthier.api.together.metric_filter import MetricFilterParam
 from luthier.artifacts import service as artifacts
-from luthier.billing.pricing import NANOS_A_DOLLAR, Quote
+from luthier.billing import funds
+from luthier.billing.funds import Room
+from luthier.billing.money import NANOS_A_UNIT
+from luthier.billing.policy import Policy
+from luthier.billing.pricing import Quote
 from luthier.errors import InvalidRequest, Unavailable
 from luthier.jobs import log
 from luthier.jobs import service as jobs
@@ -40,6 +44,7 @@ class Deleted(view.WireModel):
 class PriceEstimate(view.WireModel):
     """The price of a job that runs to its end, in dollars; it is the final price.
 
+    ``user_limit`` is what may be spent now, and ``allowed_to_proceed`` whether a job of this price would be accepted.
     The numbers are there in any case, because older clients require them; without an estimate they are 0.
     """
 
@@ -50,6 +55,7 @@ class PriceEstimate(view.WireModel):
     estimated_eval_token_count: int = 0
     allowed_to_proceed: bool = True
     user_limit: float = 0.0
+    currency: str = "USD"
 
 
 @router.post("", response_model_exclude_unset=True, openapi_extra=document_body(JobBody))
@@ -83,7 +89,15 @@ def _create(
 ) -> JobView:
     now = services.clock.now()
     with services.database.transaction() as tx:
-        return jobs.create(tx, principal, request, now=now, idempotency_key=idempotency_key, is_retry=is_retry)
+        return jobs.create(
+            tx,
+            principal,
+            request,
+            policy=services.policy,
+            now=now,
+            idempotency_key=idempotency_key,
+            is_retry=is_retry,
+        )
 
 
 def _confirm_delivered(services: Services, job_id: str) -> None:
@@ -109,17 +123,23 @@ async def estimate_price(principal: PrincipalParam, services: ServicesParam, bod
     """Tell what a job would cost; waits a while for the file to be checked and its tokens counted."""
     estimate = await _wait_for_estimate(services, principal, JobRequest.from_body(body))
     if estimate.quote is not None:
-        return _describe_quote(estimate.quote)
+        room = await run_in_threadpool(_find_room, services, principal)
+        return _describe_quote(estimate.quote, room, services.policy)
     if estimate.reason is not None:
         return PriceEstimate(estimation_available=False, unavailable_reason=estimate.reason)
     raise InvalidRequest("estimate_impossible", estimate.message or "there is no price", hint=estimate.hint)
 
 
-def _describe_quote(quote: Quote) -> PriceEstimate:
+def _describe_quote(quote: Quote, room: Room, policy: Policy) -> PriceEstimate:
     eval_tokens = quote.evaluations * quote.validation_tokens
+    funds_nanos = room.available_nanos + room.credit_limit_nanos
+    may_begin = funds_nanos >= policy.minimum_nanos and quote.price_nanos <= room.spendable_nanos
     return PriceEstimate(
+        allowed_to_proceed=may_begin or not policy.enabled,
+        user_limit=room.spendable_nanos / NANOS_A_UNIT,
+        currency=quote.currency,
         estimation_available=True,
-        estimated_total_price=quote.price_nanos / NANOS_A_DOLLAR,
+        estimated_total_price=quote.price_nanos / NANOS_A_UNIT,
         estimated_train_token_count=quote.billed_tokens - eval_tokens,
         estimated_eval_token_count=eval_tokens,
     )
@@ -154,7 +174,20 @@ async def _wait_for_estimate(services: Services, principal: Principal, request: 
 
 def _estimate(services: Services, principal: Principal, request: JobRequest, *, has_asked: bool) -> Estimate:
     with services.database.transaction() as tx:
-        return jobs.estimate(tx, principal, request, now=services.clock.now(), has_asked=has_asked)
+        return jobs.estimate(
+            tx, principal, request, policy=services.policy, now=services.clock.now(), has_asked=has_asked
+        )
+
+
+def _find_room(services: Services, principal: Principal) -> Room:
+    with services.database.read() as tx:
+        return funds.get_room(
+            tx,
+            organization_id=principal.organization_id,
+            project_id=principal.project_id,
+            api_key_id=principal.api_key_id,
+            now=services.clock.now(),
+        )
 
 
 @router.get("/{job_id}", response_model_exclude_unset=True)

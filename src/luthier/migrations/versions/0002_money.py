@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from luthier.db.orm import Float64, Int64, Json, UtcTime
+from luthier.db.orm import Int64, UtcTime
 
 revision = "0002"
 down_revision = "0001"
@@ -31,6 +31,12 @@ APPEND_ONLY = {
 
 def upgrade() -> None:
     """Apply."""
+    _create_ledger()
+    _create_limits()
+    _extend_jobs()
+
+
+def _create_ledger() -> None:
     op.create_table(
         "holds",
         sa.Column("job_id", sa.Text(), nullable=False),
@@ -39,6 +45,13 @@ def upgrade() -> None:
         sa.Column("api_key_id", sa.Text(), nullable=False),
         sa.Column("created_at", UtcTime(), nullable=False),
         sa.Column("resolved_at", UtcTime(), nullable=True),
+        sa.Column("base_model", sa.Text(), nullable=False),
+        sa.Column("method", sa.Text(), nullable=False),
+        sa.Column("training_type", sa.Text(), nullable=False),
+        sa.Column("billed_tokens", Int64, nullable=False),
+        sa.Column("rate_nanos", Int64, nullable=False),
+        sa.Column("price_version", sa.Text(), nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
         sa.Column("amount_nanos", Int64, nullable=False),
         sa.Column("credit_nanos", Int64, nullable=False),
         sa.Column("captured_nanos", Int64, nullable=True),
@@ -67,6 +80,7 @@ def upgrade() -> None:
         sa.Column("spent_nanos", Int64, nullable=False),
         sa.Column("last_seq", Int64, nullable=False),
         sa.Column("last_hash", sa.Text(), nullable=False),
+        sa.Column("last_at", UtcTime(), nullable=False),
         sa.CheckConstraint(
             "credit_nanos >= 0 AND held_nanos >= 0 AND spent_nanos >= 0", name=op.f("ck_ledger_accounts_not_negative")
         ),
@@ -106,5 +120,62 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index("ix_ledger_entries_cause", "ledger_entries", ["cause_kind", "cause_id"], unique=False)
+    op.create_index("ix_ledger_entries_created", "ledger_entries", ["organization_id", "created_at"], unique=False)
     for statement in APPEND_ONLY[op.get_bind().dialect.name]:
         op.execute(statement)
+
+
+def _create_limits() -> None:
+    op.create_table(
+        "credit_lines",
+        sa.Column("organization_id", sa.Text(), nullable=False),
+        sa.Column("limit_nanos", Int64, nullable=False),
+        sa.Column("has_card", Int64, nullable=False),
+        sa.Column("updated_at", UtcTime(), nullable=False),
+        sa.CheckConstraint("has_card IN (0, 1)", name=op.f("ck_credit_lines_has_card")),
+        sa.CheckConstraint("limit_nanos >= 0", name=op.f("ck_credit_lines_limit")),
+        sa.ForeignKeyConstraint(
+            ["organization_id"], ["organizations.id"], name=op.f("fk_credit_lines_organization_id_organizations")
+        ),
+        sa.PrimaryKeyConstraint("organization_id", name=op.f("pk_credit_lines")),
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "spending_limits",
+        sa.Column("scope", sa.Text(), nullable=False),
+        sa.Column("scope_id", sa.Text(), nullable=False),
+        sa.Column("organization_id", sa.Text(), nullable=False),
+        sa.Column("monthly_nanos", Int64, nullable=False),
+        sa.Column("updated_at", UtcTime(), nullable=False),
+        sa.CheckConstraint("monthly_nanos >= 0", name=op.f("ck_spending_limits_monthly")),
+        sa.CheckConstraint("scope IN ('key', 'organization', 'project')", name=op.f("ck_spending_limits_scope")),
+        sa.ForeignKeyConstraint(
+            ["organization_id"], ["organizations.id"], name=op.f("fk_spending_limits_organization_id_organizations")
+        ),
+        sa.PrimaryKeyConstraint("scope", "scope_id", name=op.f("pk_spending_limits")),
+        sqlite_strict=True,
+    )
+    op.create_index("ix_spending_limits_organization", "spending_limits", ["organization_id"], unique=False)
+    op.create_table(
+        "limit_alerts",
+        sa.Column("scope", sa.Text(), nullable=False),
+        sa.Column("scope_id", sa.Text(), nullable=False),
+        sa.Column("period", sa.Text(), nullable=False),
+        sa.Column("percent", Int64, nullable=False),
+        sa.Column("organization_id", sa.Text(), nullable=False),
+        sa.Column("limit_nanos", Int64, nullable=False),
+        sa.Column("used_nanos", Int64, nullable=False),
+        sa.Column("created_at", UtcTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["organization_id"], ["organizations.id"], name=op.f("fk_limit_alerts_organization_id_organizations")
+        ),
+        sa.PrimaryKeyConstraint("scope", "scope_id", "period", "percent", name=op.f("pk_limit_alerts")),
+        sqlite_strict=True,
+    )
+    op.create_index("ix_limit_alerts_organization", "limit_alerts", ["organization_id", "created_at"], unique=False)
+
+
+def _extend_jobs() -> None:
+    op.add_column("jobs", sa.Column("price_version", sa.Text(), nullable=True))
+    op.add_column("jobs", sa.Column("currency", sa.Text(), nullable=True))
+    op.add_column("jobs", sa.Column("limit_deadline_at", UtcTime(), nullable=True))
