@@ -61,7 +61,9 @@ def main() -> None:
     parser.add_argument("--ascii", action="store_true", help="write other characters as \\u escapes")
     peer = parser.add_mutually_exclusive_group()
     peer.add_argument("--peer-python", type=Path, help=f"an interpreter that has {PEER_REQUIREMENT}")
-    peer.add_argument("--peer-venv", type=Path, default=PEER_VENV, help="a folder where to make one, kept for the next time")
+    peer.add_argument(
+        "--peer-venv", type=Path, default=PEER_VENV, help="a folder where to make one, kept for the next time"
+    )
     options = parser.parse_args()
     peer_python = options.peer_python or prepare_peer(options.peer_venv)
     with tempfile.TemporaryDirectory() as folder:

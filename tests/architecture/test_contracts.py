@@ -4,6 +4,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,22 @@ ROOT = Path(__file__).parents[2]
 def test_import_contracts_hold():
     result = subprocess.run([Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
+
+
+def test_contracts_when_a_domain_has_tables_then_nobody_else_may_import_them():
+    """A new domain is easily left out of the contracts, which then say nothing."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    protected = {
+        (module, *contract["allowed_importers"])
+        for contract in contracts
+        if contract["type"] == "protected"
+        for module in contract["protected_modules"]
+    }
+    package = ROOT / "src/luthier"
+    domains = [path.parent for path in package.glob("*/queries.py")]
+    assert domains
+    for path in (path for domain in domains for path in domain.iterdir() if path.stem.endswith(("queries", "tables"))):
+        assert (f"luthier.{path.parent.name}.{path.stem}", f"luthier.{path.parent.name}") in protected
 
 
 def test_tables_in_code_equal_the_migrations(tmp_path):

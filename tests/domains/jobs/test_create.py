@@ -53,7 +53,10 @@ def test_create_when_all_is_ready_queues_the_job_at_its_exact_price(database, cl
     with database.read() as tx:
         assert service.get_job(tx, principal.project_id, job.id) == job
         assert list_told(tx, job) == [("job_pending", "info"), ("job_queued", "info")]
-        assert log.list_events(tx, job.id)[1].message == "Job queued; the price is $0.001536 for 3,200 tokens, and is held until the job ends"
+        assert (
+            log.list_events(tx, job.id)[1].message
+            == "Job queued; the price is $0.001536 for 3,200 tokens, and is held until the job ends"
+        )
 
 
 def test_create_names_the_output_after_project_model_suffix_and_job(database, clock, principal):
