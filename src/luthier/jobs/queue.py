@@ -23,6 +23,10 @@ class LeaseLost(Exception):
     """The job is over, or another supervisor has taken it; nothing may be written under the old token."""
 
 
+class ClaimOutdated(Exception):
+    """The job has moved on since the claim was loaded: what was worked out from it must be worked out again."""
+
+
 def claim(tx: Session, *, owner: str, lease_s: float, now: datetime) -> Claim | None:
     """Take the job that has waited longest, or return None when none is queued."""
     job = queries.lock_oldest_queued(tx)
@@ -62,6 +66,21 @@ def require_lease(tx: Session, job_id: str, token: int) -> None:
     First statement of every guarded write: what follows in the transaction is then fenced.
     """
     lock_leased(tx, job_id, token)
+
+
+def require_current(tx: Session, claim: Claim) -> None:
+    """Do what ``require_lease`` does, and make sure that the job is still as the claim has it. Raises ClaimOutdated.
+
+    A cancellation shows by the state. A stretch of journal that is in the rows already, though its commit was
+    never acknowledged, shows by the offset.
+    """
+    job = lock_leased(tx, claim.job_id, claim.token)
+    if (job.state, job.journal_offset) != (claim.state, claim.journal_offset):
+        msg = (
+            f"{claim.job_id}: loaded as {claim.state} at byte {claim.journal_offset} of the journal, "
+            f"now {job.state} at byte {job.journal_offset}"
+        )
+        raise ClaimOutdated(msg)
 
 
 def lock_leased(tx: Session, job_id: str, token: int) -> Job:

@@ -235,8 +235,10 @@ def follow(claim: Claim, batch: Batch) -> Claim:
     for step in batch.steps:
         if isinstance(step, Move):
             claim = replace(claim, state=step.state)
-    tokens_done = batch.update.tokens_done
-    return claim if tokens_done is None else replace(claim, tokens_done=tokens_done)
+    if (tokens_done := batch.update.tokens_done) is not None:
+        claim = replace(claim, tokens_done=tokens_done)
+    offset = batch.update.journal_offset
+    return claim if offset is None else replace(claim, journal_offset=offset)
 
 
 def _require_sane(message: Message) -> None:
@@ -247,8 +249,11 @@ def _require_sane(message: Message) -> None:
 
 
 def write(tx: Session, claim: Claim, batch: Batch, *, now: datetime) -> None:
-    """Write the rows of one stretch. Raises LeaseLost, and IllegalMove when the job was cancelled meanwhile."""
-    queue.require_lease(tx, claim.job_id, claim.token)
+    """Write the rows of one stretch, which follow from ``claim``. Raises LeaseLost, ClaimOutdated.
+
+    So a job that is cancelled before its outputs are in the rows has none, and a stretch is kept once.
+    """
+    queue.require_current(tx, claim)
     progress.record(tx, claim.job_id, claim.token, batch.update, now=now)
     log.append_metrics(tx, claim.job_id, batch.metrics)
     for step in batch.steps:

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from luthier import faults
 from luthier.errors import Unavailable
 from luthier.jobs import progress, queue
-from luthier.jobs.queue import LeaseLost
+from luthier.jobs.queue import ClaimOutdated, LeaseLost
 from luthier.jobs.schemas import Claim, Outcome, ProgressUpdate
 from luthier.jobs.states import IllegalMove
 from luthier.log import get_logger
@@ -54,7 +54,6 @@ class Run:
         self._task: Future[None] | None = None
         self._after_task: Callable[[], None] = lambda: None
         self._kept: set[Archive] = set()
-        self._offset = claim.journal_offset
         self._journal_size = 0
         self._grew_at = time.monotonic()
         self._caught_up = False
@@ -82,8 +81,8 @@ class Run:
             return self._apply(decisions.decide(self._observe(), self._patience))
         except LeaseLost:
             return self._apply(Abandon())
-        except IllegalMove as error:
-            _log.info("the job's state has changed since it was loaded", job=self.job_id, reason=str(error))
+        except (ClaimOutdated, IllegalMove) as error:
+            _log.info("the job has changed since it was loaded", job=self.job_id, reason=str(error))
             return False  # cancelled, most likely: the next tick sees that
 
     def fail(self, error: Exception) -> float:
@@ -140,7 +139,7 @@ class Run:
 
     def _advance(self) -> bool:
         """Write one stretch of the journal; return whether there is nothing more to do for now."""
-        messages, end = journal.read(self._directory.journal, self._offset)
+        messages, end = journal.read(self._directory.journal, self._claim.journal_offset)
         stretch = ingest.cut(messages, end, claim=self._claim, kept=self._kept)
         if stretch.ending is not None and self._ending is None:
             self._ending, self._ending_at = stretch.ending, time.monotonic()
@@ -157,7 +156,6 @@ class Run:
             ingest.write(tx, self._claim, batch, now=now)
         faults.hit("ingest.after_commit")
         self._backoff.clear()
-        self._offset = stretch.end
         self._claim = ingest.follow(self._claim, batch)
 
     def _keep(self, archive: Archive) -> None:
@@ -197,7 +195,7 @@ class Run:
             exit=self._exit,
             last_line=find_last_line(self._directory.path / layout.LOG) if is_gone else None,
             launched_here=self._launched_here,
-            has_journal=self._offset > 0 or self._journal_size > 0,
+            has_journal=self._claim.journal_offset > 0 or self._journal_size > 0,
             caught_up=self._caught_up,
             ending=self._ending,
             broken=self._broken,

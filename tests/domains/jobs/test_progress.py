@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from factories import OWNER, POLICY, make_inputs, make_job, make_principal
 from luthier.jobs import log, moves, progress, queue, service, states
-from luthier.jobs.schemas import MetricView, Outcome, ProgressUpdate
+from luthier.jobs.schemas import Outcome, ProgressUpdate
 
 
 @pytest.fixture
@@ -200,46 +200,3 @@ def test_estimate_quote_and_final_price_are_the_same_number(
     steps = n_epochs * -(-rows // job.hyperparameters.batch_size)  # the counts of the factory pack nothing together
     expected = (n_epochs * per_epoch + min(n_evals, steps) * per_eval) * (540 if is_full else 480)
     assert job.charged_nanos == job.price_nanos == estimate.quote.price_nanos == expected
-
-
-# I7: ingesting any prefix of a journal any number of times gives the same rows.
-@settings(max_examples=15)
-@given(
-    lengths=st.lists(st.integers(min_value=1, max_value=200), min_size=1, max_size=12),
-    cuts=st.lists(st.integers(min_value=0, max_value=12), max_size=8),
-)
-def test_ingesting_any_prefix_of_a_journal_any_number_of_times_gives_the_same_rows(database, clock, lengths, cuts):
-    ends = [sum(lengths[: index + 1]) for index in range(len(lengths))]
-    with database.transaction() as tx:
-        principal = make_principal(tx, now=clock.now())
-        job_id = make_job(tx, principal, now=clock.now(), state="running").id
-
-    def ingest(token, up_to):
-        """Keep the first ``up_to`` messages, as a supervisor that was killed and started again would."""
-        with database.transaction() as tx:
-            (claim,) = (one for one in queue.list_held(tx, OWNER) if one.job_id == job_id)
-            unread = [(step, end) for step, end in enumerate(ends[:up_to], start=1) if end > claim.journal_offset]
-            queue.require_lease(tx, job_id, token)
-            metrics = [
-                MetricView(logged_at=clock.now(), kind="train", step=step, epoch=step / 10, loss=1 / step)
-                for step, _ in unread
-            ]
-            log.append_metrics(tx, job_id, metrics)
-            for step, end in unread:
-                log.append(tx, job_id, "checkpoint_save", f"Checkpoint saved, at step {step}", now=clock.now())
-                progress.record(tx, job_id, token, ProgressUpdate(step=step, journal_offset=end), now=clock.now())
-
-    for cut in [*cuts, len(ends)]:
-        with database.transaction() as tx:
-            (adopted,) = (
-                one for one in queue.adopt(tx, owner=OWNER, lease_s=30, now=clock.now()) if one.job_id == job_id
-            )
-        ingest(adopted.token, cut)
-        ingest(adopted.token, cut)
-    with database.read() as tx:
-        metrics = log.list_metrics(tx, job_id)
-        saved = [event for event in log.list_events(tx, job_id) if event.type == "checkpoint_save"]
-        job = service.get_job(tx, principal.project_id, job_id)
-    assert [(metric.seq, metric.step) for metric in metrics] == [(n, n) for n in range(1, len(ends) + 1)]
-    assert [event.message for event in saved] == [f"Checkpoint saved, at step {n}" for n in range(1, len(ends) + 1)]
-    assert job.step == len(ends)
