@@ -28,6 +28,11 @@ class Server:
     base_url: str
     api_key: str
     process: subprocess.Popen[str]
+    log_path: Path
+
+    def read_log(self) -> str:
+        """Return everything that it has printed."""
+        return self.log_path.read_text()
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End the server and wait until it is gone."""
@@ -46,7 +51,7 @@ def start_server(home: Path, *, environment: dict[str, str] | None = None) -> Se
             stdout=log,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**_clean_environment(), **(environment or {})},
+            env={**clean_environment(), **(environment or {})},
             start_new_session=True,
         )
     try:
@@ -57,10 +62,10 @@ def start_server(home: Path, *, environment: dict[str, str] | None = None) -> Se
         raise
     credentials = home_dir.find_credentials(home)
     assert credentials is not None, log_path.read_text()
-    return Server(home, base_url, credentials.api_key, process)
+    return Server(home, base_url, credentials.api_key, process, log_path)
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """Return our environment without settings of a Luthier or a client that the developer uses."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("LUTHIER_", "TOGETHER_"))}
 

@@ -73,7 +73,7 @@ def supervise(
 
     settings = _load_settings(home, None, None, slots)
     log.configure(level=settings.log_level, as_json=settings.log_json)
-    _prepare(settings)
+    _open_database(settings).dispose()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -109,12 +109,23 @@ class _Prepared:
 
 def _prepare(settings: Any) -> _Prepared:
     """Make home and bring the schema up to date; both are safe to repeat."""
-    from luthier.db import Database, schema
+    database = _open_database(settings)
+    return _Prepared(database=database, master_key=home_dir.prepare(settings))
 
-    master_key = home_dir.prepare(settings)
+
+def _open_database(settings: Any) -> Any:
+    """Return the database, its schema up to date. Raises ServiceError when it cannot be used."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from luthier.db import Database, outages, schema
+
+    home_dir.prepare(settings)
     database = Database(settings.resolved_database_url)
-    schema.upgrade(database)
-    return _Prepared(database=database, master_key=master_key)
+    try:
+        schema.upgrade(database)
+    except SQLAlchemyError as error:
+        raise outages.describe_at_start(database, error) from error
+    return database
 
 
 def _run_api(settings: Any, *, with_supervisor: bool) -> None:
@@ -234,6 +245,8 @@ class _SupervisorKeeper:
             sys.executable, "-m", "luthier.cli", "supervise",
             "--home", str(settings.home), "--slots", str(settings.slots), "--parent", str(os.getpid()),
         ]  # fmt: skip
+        # The child reads the environment again, where what --host and --port replaced may be wrong.
+        self._environment = {**os.environ, "LUTHIER_HOST": settings.host, "LUTHIER_PORT": str(settings.port)}
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._keep, name="supervisor-keeper", daemon=True)
@@ -256,7 +269,9 @@ class _SupervisorKeeper:
         deaths = 0
         while not self._stopping.is_set():
             # Its own session: ^C on the terminal reaches the API alone, which then ends the supervisor in order.
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdin=subprocess.DEVNULL, start_new_session=True
+            )
             if self._stopping.is_set():
                 self._process.terminate()
             code = self._process.wait()

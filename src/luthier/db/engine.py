@@ -7,30 +7,54 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError
+
+from luthier.errors import ServiceError
 
 SQLITE_MIN_VERSION = (3, 51, 3)  # before it, two connections that reset the WAL at once can lose commits
 BUSY_TIMEOUT_MS = 30_000
+CONNECT_TIMEOUT_S = 10  # an address that answers nothing would else be tried for minutes
+URL_HINT = "set LUTHIER_DATABASE_URL to sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME, or leave it unset"
 BEGIN_OPTION = "luthier_begin"  # execution option: the statement that opens a transaction on SQLite
 
 
-class UnsupportedDatabase(Exception):
-    """The database cannot be used safely; the message says why and what to do."""
+class UnsupportedDatabase(ServiceError):
+    """The database cannot be used safely."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__("unsupported_database", message, hint=hint)
 
 
 def create_engine(url: str) -> sa.Engine:
     """Return an engine for a SQLite file or a PostgreSQL database.
 
-    Raises UnsupportedDatabase for another kind, or for a SQLite library that can lose commits.
+    Raises UnsupportedDatabase for another kind, for one whose driver is not installed, or for a SQLite library that
+    can lose commits.
     """
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        return _create_sqlite_engine(parsed)
-    if parsed.get_backend_name() == "postgresql":
-        return sa.create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True)
-    msg = (
-        f"unsupported database: {parsed.get_backend_name()}; use sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME"
-    )
-    raise UnsupportedDatabase(msg)
+    parsed = _parse_url(url)
+    match parsed.get_backend_name(), parsed.drivername:
+        case "sqlite", _:
+            return _create_sqlite_engine(parsed)
+        case "postgresql", "postgresql" | "postgresql+psycopg":
+            return _create_postgresql_engine(parsed.set(drivername="postgresql+psycopg"))
+    raise UnsupportedDatabase(f"this kind of database is not supported: {parsed.drivername}", URL_HINT)
+
+
+def _parse_url(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except ArgumentError:  # the text may hold a password: it is not repeated
+        raise UnsupportedDatabase("the database's URL cannot be read", URL_HINT) from None
+
+
+def _create_postgresql_engine(url: sa.URL) -> sa.Engine:
+    connect_args = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
+    try:
+        return sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True, connect_args=connect_args)
+    except ModuleNotFoundError:
+        raise UnsupportedDatabase(
+            "the driver for PostgreSQL is not installed: psycopg", "install it with: pip install 'luthier[postgres]'"
+        ) from None
 
 
 def _create_sqlite_engine(url: sa.URL) -> sa.Engine:
@@ -68,9 +92,8 @@ def _sqlite_module() -> Any:
     except ImportError:
         import sqlite3 as module  # noqa: PLC0415
     if module.sqlite_version_info < SQLITE_MIN_VERSION:
-        msg = (
-            f"SQLite {module.sqlite_version} can lose commits (fixed in 3.51.3); "
-            "install pysqlite3>=0.6.1, or use PostgreSQL through LUTHIER_DATABASE_URL"
+        raise UnsupportedDatabase(
+            f"this SQLite can lose commits, which is fixed in 3.51.3: {module.sqlite_version}",
+            "install pysqlite3>=0.6.1, or use PostgreSQL through LUTHIER_DATABASE_URL",
         )
-        raise UnsupportedDatabase(msg)
     return module

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from luthier.db.session import Database
+from luthier.errors import ServiceError
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 MIGRATIONS_DIR = Path(__file__).parents[1] / "migrations"
 
 
-class SchemaTooNew(Exception):
-    """A newer Luthier has migrated this database; the message names both revisions and the way out."""
+class SchemaTooNew(ServiceError):
+    """A newer Luthier has migrated this database."""
 
 
 def make_config() -> Config:
@@ -44,8 +45,9 @@ def upgrade(database: Database) -> None:
         return
     if current is not None and current not in revisions:
         raise SchemaTooNew(
-            f"the database is at revision {current}, newer than this Luthier's {revisions[-1]}: "
-            "run the newer version, or restore a backup from before its upgrade"
+            "schema_too_new",
+            f"the database is at revision {current}, newer than this Luthier's {revisions[-1]}",
+            hint="run the newer version, or restore a backup from before its upgrade",
         )
     from alembic import command  # noqa: PLC0415
 

@@ -1,0 +1,55 @@
+"""What of the database's errors is the world's: a full disk, a file that cannot be written, a server that is gone."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Literal
+
+from sqlalchemy import exc
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from luthier.db.session import Database
+from luthier.errors import Unavailable
+
+Outage = Literal["full", "unwritable", "busy", "unreachable"]
+
+# The primary code is the low byte of what the library reports. A missing table has another, and is our own fault.
+_SQLITE: dict[int, Outage] = {
+    sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_READONLY: "unwritable",
+    sqlite3.SQLITE_IOERR: "unwritable",
+    sqlite3.SQLITE_CANTOPEN: "unwritable",
+    sqlite3.SQLITE_BUSY: "busy",
+    sqlite3.SQLITE_LOCKED: "busy",
+}
+_POSTGRESQL_DISK_FULL = "53100"
+_POSTGRESQL_READ_ONLY = "25006"
+
+
+def find_outage(error: SQLAlchemyError) -> Outage | None:
+    """Return what the world does to the database; None when the error is our own."""
+    if isinstance(error, exc.TimeoutError):  # every connection of the pool is taken
+        return "busy"
+    if not isinstance(error, DBAPIError):
+        return None
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return _SQLITE.get(code & 0xFF)
+    state = getattr(error.orig, "sqlstate", None)
+    if state == _POSTGRESQL_DISK_FULL:
+        return "full"
+    if state == _POSTGRESQL_READ_ONLY:
+        return "unwritable"
+    return "unreachable" if isinstance(error, exc.OperationalError | exc.InterfaceError) else None
+
+
+def describe_at_start(database: Database, error: SQLAlchemyError) -> Unavailable:
+    """Return what an operator is told whose server cannot start: which database, why, and what to look at."""
+    url = database.engine.url.render_as_string(hide_password=True)
+    reason = str(error.orig if isinstance(error, DBAPIError) else error).partition("\n")[0]
+    hint = (
+        "check that the disk has space and the file may be written to, or restore the file from a backup"
+        if database.is_sqlite
+        else "check that the server runs, and user, host and name in LUTHIER_DATABASE_URL"
+    )
+    return Unavailable("database_unusable", f"the database cannot be used: {url}: {reason}", hint=hint)
