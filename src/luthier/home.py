@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,29 +19,58 @@ if TYPE_CHECKING:  # pydantic takes 0.3 s to import, and the CLI reads its crede
     from luthier.settings import Settings
 
 MASTER_KEY_BYTES = 32
+MASTER_KEY = "master.key"
+OTHERS = 0o077  # permission bits of everybody but the owner
 
 
-class Credentials(msgspec.Struct, frozen=True):
-    """What ``credentials.json`` holds, so that the CLI on this machine needs no configuration."""
+class Credentials(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What ``credentials.json`` holds, so that the CLI on this machine needs no configuration.
+
+    ``is_login``: a user chose this server with ``luthier login``; the one that is started here did not write it.
+    """
 
     base_url: str
     api_key: str
+    is_login: bool = False
 
 
 def prepare(settings: Settings) -> bytes:
-    """Make what is missing under home (0700) and return the master key."""
+    """Make what is missing under home and return the master key. Raises Conflict for one that is damaged."""
+    make_folders(settings)
+    with contextlib.suppress(FileExistsError):
+        _write_private(settings.home / MASTER_KEY, secrets.token_bytes(MASTER_KEY_BYTES))
+    key = find_master_key(settings.home)
+    assert key is not None, f"{settings.home / MASTER_KEY} was written and is not there"
+    return key
+
+
+def make_folders(settings: Settings) -> None:
+    """Make the directories that are missing, and close home to everybody but its owner (0700)."""
     for folder in (settings.home, settings.objects_dir, settings.runs_dir, settings.models_dir):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = settings.home / "master.key"
-    with contextlib.suppress(FileExistsError):
-        _write_private(path, secrets.token_bytes(MASTER_KEY_BYTES))
-    key = path.read_bytes()
-    assert len(key) == MASTER_KEY_BYTES, f"{path} holds {len(key)} bytes, not {MASTER_KEY_BYTES}"
+    mode = stat.S_IMODE(settings.home.stat().st_mode)
+    if mode & OTHERS:
+        settings.home.chmod(mode & ~OTHERS)
+
+
+def find_master_key(home: Path) -> bytes | None:
+    """Return the master key, None when there is none. Raises Conflict for one that is damaged."""
+    path = home / MASTER_KEY
+    try:
+        key = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(key) != MASTER_KEY_BYTES:
+        raise Conflict(
+            "master_key_damaged",
+            f"{path} holds {len(key)} bytes, not {MASTER_KEY_BYTES}",
+            hint="put the file back from a backup: the API keys of this installation are checked with it",
+        )
     return key
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    """Write a new 0600 file so that it is either complete or absent. Raises FileExistsError when it exists."""
+    """Write a new 0600 file, durably, so that it is complete or absent. Raises FileExistsError when it exists."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -52,6 +82,16 @@ def _write_private(path: Path, data: bytes) -> None:
         os.link(temporary, path)  # unlike rename, fails when the file exists
     finally:
         temporary.unlink()
+    _sync_directory(path.parent)
+
+
+def _sync_directory(folder: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def write_credentials(home: Path, credentials: Credentials) -> None:
@@ -61,6 +101,7 @@ def write_credentials(home: Path, credentials: Credentials) -> None:
     temporary.unlink(missing_ok=True)
     _write_private(temporary, msgspec.json.format(msgspec.json.encode(credentials), indent=2) + b"\n")
     temporary.replace(path)
+    _sync_directory(home)
 
 
 def find_credentials(home: Path) -> Credentials | None:

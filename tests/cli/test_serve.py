@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -93,3 +95,51 @@ def test_serve_when_the_schema_is_newer_says_so(home):
 def test_serve_when_a_setting_is_replaced_by_an_option_its_supervisor_comes_up_too(home):
     with servers.running(home, environment={"LUTHIER_PORT": "nonsense"}):
         wait_for_supervisor(home)
+
+
+@pytest.fixture
+def used_home(home):
+    """A home that was served once, and its admin key."""
+    with servers.running(home) as server:
+        pass
+    return home, server.api_key
+
+
+def test_serve_when_master_key_is_gone_makes_no_other(used_home):
+    home, _ = used_home
+    key = (home / "master.key").read_bytes()
+    (home / "master.key").unlink()
+    assert "master.key is missing" in refuse(home)
+    assert not (home / "master.key").exists()
+    (home / "master.key").write_bytes(key[:-1])
+    assert "31 bytes, not 32" in refuse(home)
+    (home / "master.key").write_bytes(key)
+    with servers.running(home):
+        pass
+
+
+def test_serve_when_master_key_is_another_is_refused(used_home, tmp_path):
+    """Two homes on one database: the second must be given the first one's key."""
+    home, _ = used_home
+    other = tmp_path / "other"
+    other.mkdir()
+    url = f"sqlite:///{home / 'luthier.db'}"
+    assert "master.key is missing" in refuse(other, LUTHIER_DATABASE_URL=url)
+    (other / "master.key").write_bytes(b"k" * 32)
+    assert "not the one that the database was set up with" in refuse(other, LUTHIER_DATABASE_URL=url)
+    (other / "master.key").write_bytes((home / "master.key").read_bytes())
+    with servers.running(other, environment={"LUTHIER_DATABASE_URL": url}):
+        pass
+
+
+def test_serve_when_home_is_open_to_others_closes_it(home):
+    home.chmod(0o755)
+    umask = os.umask(0o022)
+    try:
+        with servers.running(home):
+            wait_for_supervisor(home)
+            names = ("", "luthier.db", "luthier.db-wal", "luthier.db-shm", "master.key", "credentials.json")
+            modes = {name: stat.S_IMODE((home / name).stat().st_mode) for name in names}
+    finally:
+        os.umask(umask)
+    assert modes == {name: 0o600 if name else 0o700 for name in names}

@@ -21,6 +21,11 @@ def make_hint(secret: str) -> str:
     return f"{secret[:HINT_LENGTH]}…"
 
 
+def make_fingerprint(master_key: bytes) -> str:
+    """Return what a master key is recognised by; it says nothing of the key."""
+    return hmac.digest(master_key, b"fingerprint", hashlib.sha256).hex()
+
+
 def hash_secret(secret: str, master_key: bytes) -> bytes:
     """Return what is kept of a key: a copy of the database alone can neither use nor check one."""
     return hmac.digest(master_key, b"api-key\0" + secret.encode(), hashlib.sha256)

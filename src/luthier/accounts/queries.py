@@ -7,13 +7,18 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from luthier.accounts.tables import ApiKey, Organization, Project
+from luthier.accounts.tables import ApiKey, Installation, Organization, Project
 from luthier.db import Session
 
 
 def has_organization(tx: Session) -> bool:
     """Tell whether the first start has been."""
     return tx.execute(sa.select(Organization.id).limit(1)).first() is not None
+
+
+def find_installation(tx: Session) -> Installation | None:
+    """Return what this database was set up with."""
+    return tx.execute(sa.select(Installation)).scalar_one_or_none()
 
 
 def get_first_project_id(tx: Session) -> str:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from luthier import ids
 from luthier.accounts import keys, queries
-from luthier.accounts.tables import ApiKey, Organization, Project
+from luthier.accounts.tables import ApiKey, Installation, Organization, Project
 from luthier.db import Session
 from luthier.errors import Conflict, Forbidden, InvalidRequest, NotFound
 
@@ -89,6 +89,36 @@ def is_touch_due(principal: Principal, now: datetime) -> bool:
 def touch_key(tx: Session, key_id: str, *, now: datetime) -> None:
     """Write down that a key is in use."""
     queries.touch_key(tx, key_id, now)
+
+
+def is_set_up(tx: Session) -> bool:
+    """Tell whether a server was started on this database before: then there is a master key that belongs to it."""
+    return queries.find_installation(tx) is not None or queries.has_organization(tx)
+
+
+def require_master_key(tx: Session, master_key: bytes, *, now: datetime) -> None:
+    """Bind the database to a master key, for good. Raises Conflict when it is bound to another."""
+    fingerprint = keys.make_fingerprint(master_key)
+    row = queries.find_installation(tx) or _bind(tx, fingerprint, now)
+    if row.master_key_fingerprint != fingerprint:
+        raise Conflict(
+            "master_key_mismatch",
+            "this home's master.key is not the one that the database was set up with: its fingerprint begins with "
+            f"{fingerprint[:8]}, not {row.master_key_fingerprint[:8]}",
+            hint="copy master.key from the home of the first server, or from a backup: all servers of a database share it",
+        )
+
+
+def _bind(tx: Session, fingerprint: str, now: datetime) -> Installation:
+    row = Installation(id=1, master_key_fingerprint=fingerprint, created_at=now)
+    try:
+        with tx.begin_nested():
+            tx.add(row)
+    except IntegrityError:  # another server's first start was a moment earlier (PostgreSQL)
+        found = queries.find_installation(tx)
+        assert found is not None, "the installation is there and is not"
+        return found
+    return row
 
 
 def bootstrap(tx: Session, *, master_key: bytes, now: datetime) -> str | None:

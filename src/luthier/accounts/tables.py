@@ -10,6 +10,17 @@ from sqlalchemy.orm import Mapped, mapped_column
 from luthier.db import Base
 
 
+class Installation(Base):
+    """One row: the master key that this database was set up with, by its fingerprint."""
+
+    __tablename__ = "installation"
+    __table_args__ = (sa.CheckConstraint("id = 1", name="single"), {"sqlite_strict": True})
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    master_key_fingerprint: Mapped[str]
+    created_at: Mapped[datetime]
+
+
 class Organization(Base):
     """Who pays."""
 

@@ -73,6 +73,7 @@ def supervise(
 
     settings = _load_settings(home, None, None, slots)
     log.configure(level=settings.log_level, as_json=settings.log_json)
+    os.umask(home_dir.OTHERS)
     _open_database(settings).dispose()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -110,7 +111,7 @@ class _Prepared:
 def _prepare(settings: Any) -> _Prepared:
     """Make home and bring the schema up to date; both are safe to repeat."""
     database = _open_database(settings)
-    return _Prepared(database=database, master_key=home_dir.prepare(settings))
+    return _Prepared(database=database, master_key=_require_master_key(settings, database))
 
 
 def _open_database(settings: Any) -> Any:
@@ -119,7 +120,7 @@ def _open_database(settings: Any) -> Any:
 
     from luthier.db import Database, outages, schema
 
-    home_dir.prepare(settings)
+    home_dir.make_folders(settings)
     database = Database(settings.resolved_database_url)
     try:
         schema.upgrade(database)
@@ -128,12 +129,32 @@ def _open_database(settings: Any) -> Any:
     return database
 
 
+def _require_master_key(settings: Any, database: Any) -> bytes:
+    """Return home's master key, made for a new database. Raises Conflict when it is gone, or another database's."""
+    from luthier.accounts import service as accounts
+    from luthier.clock import SystemClock
+
+    with database.read() as tx:
+        is_new = not accounts.is_set_up(tx)
+    master_key = home_dir.prepare(settings) if is_new else home_dir.find_master_key(settings.home)
+    if master_key is None:
+        raise Conflict(
+            "master_key_missing",
+            f"{settings.home / home_dir.MASTER_KEY} is missing, and the database was set up with one",
+            hint="copy it from the home of the first server, or from a backup: without it no API key can be checked",
+        )
+    with database.transaction() as tx:
+        accounts.require_master_key(tx, master_key, now=SystemClock().now())
+    return master_key
+
+
 def _run_api(settings: Any, *, with_supervisor: bool) -> None:
     from luthier import log
     from luthier.api.server import Server, make_config
     from luthier.app import build_app
 
     log.configure(level=settings.log_level, as_json=settings.log_json)
+    os.umask(home_dir.OTHERS)
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with home_dir.locked(settings.home, "serve"):
         listener = _bind(settings.host, settings.port)

@@ -29,8 +29,21 @@ APPEND_ONLY = {
 }
 
 
+def _create_installation() -> None:
+    op.create_table(
+        "installation",
+        sa.Column("id", Int64, autoincrement=False, nullable=False),
+        sa.Column("master_key_fingerprint", sa.Text(), nullable=False),
+        sa.Column("created_at", UtcTime(), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_installation_single")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_installation")),
+        sqlite_strict=True,
+    )
+
+
 def upgrade() -> None:
     """Apply."""
+    _create_installation()
     _create_ledger()
     _create_limits()
     _extend_jobs()
