@@ -7,21 +7,23 @@ tree, errors.md from every ServiceError that the code raises.
 from __future__ import annotations
 
 import ast
+import importlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer.main
 from pydantic_core import PydanticUndefined
 
-from luthier import errors
 from luthier.app import build_app
 from luthier.cli.main import app as cli
+from luthier.errors import ServiceError
 from luthier.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src"
 TARGET = ROOT / "docs" / "reference"
 NOTE = "<!-- Written by `make reference` from the code; edit there. -->\n\n"
 
@@ -81,19 +83,68 @@ def _describe(parameter: Any) -> str:
     return f"| `{name.replace('|', chr(92) + '|')}` | {text} |"
 
 
-def find_error_codes() -> dict[str, set[str]]:
-    """Return every literal code with the error classes that carry it."""
-    classes = {name for name, value in vars(errors).items() if isinstance(value, type)}
-    found: dict[str, set[str]] = {}
-    for path in (ROOT / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call) or not node.args:
-                continue
-            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            code = node.args[0]
-            if name in classes and isinstance(code, ast.Constant) and isinstance(code.value, str):
-                found.setdefault(code.value, set()).add(name)
+def find_error_codes(source: Path = SOURCE) -> dict[str, set[type[ServiceError]]]:
+    """Return every code with the error classes that carry it.
+
+    Raises UnreadableCode for one that is put together at run time: it would be missing from the page.
+    """
+    trees = {path: ast.parse(path.read_text()) for path in sorted(source.rglob("*.py"))}
+    classes = _find_error_classes(source, trees)
+    found: dict[str, set[type[ServiceError]]] = {}
+    for path, tree in trees.items():
+        for kind, node in _list_makings(tree, classes):
+            for code in _read_codes(path, node):
+                found.setdefault(code, set()).add(kind)
     return found
+
+
+class UnreadableCode(Exception):
+    """A code that does not stand where the error is made."""
+
+
+def _find_error_classes(source: Path, trees: Mapping[Path, ast.Module]) -> dict[str, type[ServiceError]]:
+    """Import every module that derives an error, and return all error classes by name."""
+    classes: dict[str, type[ServiceError]] = {"ServiceError": ServiceError}
+    size_before = 0
+    while len(classes) > size_before:  # a class may derive from one that a later module defines
+        size_before = len(classes)
+        for path, tree in trees.items():
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef) and classes.keys() & {_get_name(base) for base in node.bases}:
+                    module = ".".join(path.relative_to(source).with_suffix("").parts)
+                    classes[node.name] = getattr(importlib.import_module(module), node.name)
+    return classes
+
+
+def _list_makings(
+    tree: ast.Module, classes: Mapping[str, type[ServiceError]]
+) -> Iterator[tuple[type[ServiceError], ast.Call]]:
+    """Yield every call that gives an error its code: of the class, or of ``super().__init__`` in one with its own."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.name in classes and node.name != "ServiceError":
+            calls = (inner for inner in ast.walk(node) if isinstance(inner, ast.Call))
+            yield from ((classes[node.name], call) for call in calls if ast.unparse(call.func) == "super().__init__")
+        elif isinstance(node, ast.Call) and (kind := classes.get(_get_name(node.func))) and not _has_own_code(kind):
+            yield kind, node
+
+
+def _has_own_code(kind: type[ServiceError]) -> bool:
+    return "__init__" in vars(kind) and kind is not ServiceError
+
+
+def _read_codes(path: Path, making: ast.Call) -> Iterator[str]:
+    arguments = [*making.args[:1], *(keyword.value for keyword in making.keywords if keyword.arg == "code")]
+    choices = arguments[:1]
+    if choices and isinstance(choices[0], ast.IfExp):
+        choices = [choices[0].body, choices[0].orelse]
+    for choice in choices or [making]:
+        if not (isinstance(choice, ast.Constant) and isinstance(choice.value, str)):
+            raise UnreadableCode(f"{path}:{making.lineno}: write the code as a string: {ast.unparse(choice)}")
+        yield choice.value
+
+
+def _get_name(node: ast.expr) -> str:
+    return getattr(node, "id", getattr(node, "attr", ""))
 
 
 def write_errors() -> str:
@@ -104,10 +155,9 @@ def write_errors() -> str:
         "The message names the value at fault, the hint names the way out; programs go by the code.\n"
     )
     lines += ["| code | status | kind |", "|---|---|---|"]
-    for code, names in sorted(find_error_codes().items()):
-        for name in sorted(names):
-            kind = getattr(errors, name)
-            lines.append(f"| `{code}` | {kind.status} | {kind.__doc__.strip().splitlines()[0]} |")
+    for code, kinds in sorted(find_error_codes().items()):
+        for kind in sorted(kinds, key=lambda kind: (kind.status, kind.__name__)):
+            lines.append(f"| `{code}` | {int(kind.status)} | {(kind.__doc__ or '').strip().splitlines()[0]} |")
     return "\n".join(lines) + "\n"
 
 

@@ -66,6 +66,12 @@ class Unexpected(ServiceError):
         )
 
 
+class MethodNotAllowed(ServiceError):
+    """The route does not have this method."""
+
+    status = 405
+
+
 class UnsupportedMediaType(ServiceError):
     """The body is of a kind that the route does not read."""
 
@@ -147,13 +153,12 @@ def _translate(request: Request, error: HTTPException) -> ServiceError:
         return NotFound("route_not_found", f"there is no route: {route}", hint="see /openapi.json for all routes")
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "another method")
-        translated: ServiceError = InvalidRequest(
+        return MethodNotAllowed(
             "method_not_allowed", f"the route does not have this method: {route}", hint=f"use {allowed}"
         )
-    else:
-        translated = InvalidRequest(
-            "malformed_request", str(error.detail), hint="see /openapi.json for the documented shape"
-        )
+    translated = InvalidRequest(
+        "malformed_request", str(error.detail), hint="see /openapi.json for the documented shape"
+    )
     translated.status = error.status_code
     return translated
 

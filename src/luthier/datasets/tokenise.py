@@ -247,4 +247,4 @@ def _check_lines(file: BinaryIO, size_bytes: int) -> Iterator[formats.RowCheck]:
 
 
 def _refuse(issue: Issue) -> InvalidRequest:
-    return InvalidRequest(issue.code, f"line {issue.line}, {issue.path}: {issue.message}", hint=issue.hint)
+    return InvalidRequest("invalid_row", f"line {issue.line}, {issue.path}: {issue.message}", hint=issue.hint)

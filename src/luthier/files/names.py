@@ -48,7 +48,12 @@ def parse_request(fields: Mapping[str, str]) -> FileRequest:
 def require_purpose(purpose: str | None) -> str:
     """Return the purpose. Raises when it is missing or unknown."""
     if not purpose:
-        raise _missing("purpose", f"one of {', '.join(PURPOSES)}")
+        raise Unprocessable(
+            "missing_purpose",
+            "purpose is missing",
+            hint=f"send purpose: one of {', '.join(PURPOSES)}",
+            param="purpose",
+        )
     if purpose not in PURPOSES:
         raise InvalidRequest(
             "invalid_purpose",
@@ -100,7 +105,12 @@ def clean_filename(filename: str | None) -> str:
     It names nothing on the server. Raises when nothing is left.
     """
     if not filename:
-        raise _missing("file_name", "the file's name, e.g. train.jsonl")
+        raise Unprocessable(
+            "missing_file_name",
+            "file_name is missing",
+            hint="send file_name: the file's name, e.g. train.jsonl",
+            param="file_name",
+        )
     last = _SEPARATORS.split(filename)[-1]
     visible = "".join(char for char in last if unicodedata.category(char)[0] != "C").strip()
     if visible.strip(".") == "":
@@ -111,7 +121,3 @@ def clean_filename(filename: str | None) -> str:
             param="file_name",
         )
     return visible[-FILENAME_MAX_LENGTH:]  # the end is kept: it has the type
-
-
-def _missing(param: str, expected: str) -> Unprocessable:
-    return Unprocessable(f"missing_{param}", f"{param} is missing", hint=f"send {param}: {expected}", param=param)

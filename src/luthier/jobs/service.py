@@ -162,7 +162,10 @@ def _require_files(tx: Session, project_id: str, request: JobRequest) -> tuple[F
     ):
         if isinstance(obstacle, Refusal):
             raise InvalidRequest(
-                f"{obstacle.param}_not_usable", obstacle.message, hint=obstacle.hint, param=obstacle.param
+                "training_file_not_usable" if obstacle.param == "training_file" else "validation_file_not_usable",
+                obstacle.message,
+                hint=obstacle.hint,
+                param=obstacle.param,
             )
     return training_file, validation_file
 

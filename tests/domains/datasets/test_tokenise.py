@@ -140,9 +140,9 @@ def test_file_when_nothing_can_be_trained_is_the_datas_fault(run, tmp_path, rows
 @pytest.mark.parametrize(
     ("rows", "template", "code", "says"),
     [
-        ([CHAT, {"messages": []}], "chatml", "wrong_type", r"line 2, \$.messages: expected"),
-        ([CHAT, {"text": "a"}], "chatml", "mixed_formats", "line 2"),
-        ([{"input_ids": [1]}], "chatml", "unsupported_format", "line 1"),
+        ([CHAT, {"messages": []}], "chatml", "invalid_row", r"line 2, \$.messages: expected"),
+        ([CHAT, {"text": "a"}], "chatml", "invalid_row", "line 2"),
+        ([{"input_ids": [1]}], "chatml", "invalid_row", "line 1"),
         ([CHAT, {"messages": [ASSISTANT]}], "trimming", "chat_template", "line 2: .*must alternate"),
         ([CHAT], None, "chat_template", "no chat template"),
     ],
