@@ -82,6 +82,9 @@ def test_store_when_home_is_missing_then_it_is_made_private(environment, tmp_pat
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert config.resolve(None) == config.Config("http://a", "lk-secret")
+    stored = home_dir.find_credentials(path.parent)
+    assert stored is not None
+    assert stored.is_login  # a server that is started on this home leaves it alone
 
 
 def test_config_when_shown_then_without_its_key():

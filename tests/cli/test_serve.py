@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -143,3 +144,44 @@ def test_serve_when_home_is_open_to_others_closes_it(home):
     finally:
         os.umask(umask)
     assert modes == {name: 0o600 if name else 0o700 for name in names}
+
+
+def test_serve_announces_a_command_that_finds_it(tmp_path):
+    home = tmp_path / "a home"
+    with servers.running(home) as server:
+        [line] = [line for line in server.read_log().splitlines() if line.startswith("  try ")]
+        words = shlex.split(line)
+        assert words[1:3] == [f"LUTHIER_HOME={home}", "luthier"]
+        environment = {**servers.clean_environment(), "LUTHIER_HOME": str(home)}
+        done = subprocess.run([*LUTHIER, "whoami"], env=environment, capture_output=True, text=True, check=True)
+        assert server.base_url in done.stdout
+    with servers.running(home, environment={"LUTHIER_HOME": str(home)}) as server:
+        assert "  try       luthier ft create" in server.read_log()
+
+
+def test_serve_when_the_user_is_logged_in_elsewhere_keeps_the_login_and_makes_no_key(used_home):
+    home, _ = used_home
+    login = home_dir.Credentials("https://tune.example.org", "lk-elsewhere", is_login=True)
+    home_dir.write_credentials(home, login)
+    with servers.running(home) as server:
+        said = server.read_log()
+    assert home_dir.find_credentials(home) == login
+    assert "is a login to https://tune.example.org" in said
+    assert "admin key" not in said
+    assert count_keys(home) == 1
+
+
+def test_serve_when_its_own_credentials_do_not_work_makes_a_key(used_home):
+    home, _ = used_home
+    home_dir.write_credentials(home, home_dir.Credentials("http://127.0.0.1:1", "lk-lost"))
+    with servers.running(home) as server:
+        assert server.api_key in server.read_log()
+    assert count_keys(home) == 2
+
+
+def count_keys(home) -> int:
+    database = Database(f"sqlite:///{home / 'luthier.db'}")
+    with database.read() as tx:
+        count = tx.scalar(sa.text("SELECT count(*) FROM api_keys"))
+    database.dispose()
+    return count

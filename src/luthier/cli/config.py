@@ -108,5 +108,5 @@ def store(config: Config) -> Path:
     """Write ``credentials.json`` (0600) and return its path."""
     folder = find_home()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    home.write_credentials(folder, home.Credentials(base_url=config.base_url, api_key=config.api_key))
+    home.write_credentials(folder, home.Credentials(config.base_url, config.api_key, is_login=True))
     return folder / "credentials.json"

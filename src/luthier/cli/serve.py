@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -160,9 +161,9 @@ def _run_api(settings: Any, *, with_supervisor: bool) -> None:
         listener = _bind(settings.host, settings.port)
         base_url = f"http://{_url_host(settings.host)}:{listener.getsockname()[1]}"
         prepared = _prepare(settings)
-        new_key = _ensure_credentials(settings, prepared, base_url)
+        access = _ensure_credentials(settings, prepared, base_url)
         app = build_app(settings, database=prepared.database)
-        _announce(base_url, settings, new_key)
+        _announce(base_url, settings, access)
         keeper = _SupervisorKeeper(settings) if with_supervisor else None
         if keeper:
             keeper.start()
@@ -204,8 +205,16 @@ def _url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _ensure_credentials(settings: Any, prepared: _Prepared, base_url: str) -> str | None:
-    """Make sure that ``credentials.json`` holds a key that works here; return the key when it is new.
+@dataclass(frozen=True)
+class _Access:
+    """How the operator's CLI reaches this server: a key made just now, or the login to another server that stays."""
+
+    new_key: str | None
+    login_url: str | None
+
+
+def _ensure_credentials(settings: Any, prepared: _Prepared, base_url: str) -> _Access:
+    """Make sure that ``credentials.json`` holds a key that works here, unless a user logged in elsewhere with it.
 
     A crash between the key's row and the file leaves a key that nobody knows; the next start makes
     another, so an operator is never locked out of their own home.
@@ -221,12 +230,15 @@ def _ensure_credentials(settings: Any, prepared: _Prepared, base_url: str) -> st
     with prepared.database.transaction() as tx:
         catalog.ensure_builtins(tx, now=now)
         secret = accounts.bootstrap(tx, master_key=prepared.master_key, now=now)
-        if secret is None and not _is_valid(tx, stored, prepared.master_key, now):
+        is_valid = _is_valid(tx, stored, prepared.master_key, now)
+        login_url = stored.base_url if stored and stored.is_login and not is_valid else None
+        if secret is None and not is_valid and not login_url:
             secret = accounts.create_operator_key(tx, master_key=prepared.master_key, now=now)
         opening.grant_opening_credit(tx, make_policy(settings), now=now)
     key = secret or (stored.api_key if stored else "")
-    home_dir.write_credentials(settings.home, home_dir.Credentials(base_url=base_url, api_key=key))
-    return secret
+    if not login_url:
+        home_dir.write_credentials(settings.home, home_dir.Credentials(base_url=base_url, api_key=key))
+    return _Access(secret, login_url)
 
 
 def _is_valid(tx: Any, stored: home_dir.Credentials | None, master_key: bytes, now: Any) -> bool:
@@ -241,21 +253,31 @@ def _is_valid(tx: Any, stored: home_dir.Credentials | None, master_key: bytes, n
     return True
 
 
-def _announce(base_url: str, settings: Any, new_key: str | None) -> None:
+def _announce(base_url: str, settings: Any, access: _Access) -> None:
     """Tell on stdout where the service is; scripts read these lines, so their form is fixed."""
     lines = [f"Luthier is ready: {base_url}", f"  home      {settings.home}"]
-    if new_key:
+    if access.new_key:
+        kept = "" if access.login_url else "; also in credentials.json, which the CLI on this machine reads by itself"
+        lines += [f"  admin key {access.new_key}", f"            (shown once{kept})"]
+    if access.login_url:
         lines += [
-            f"  admin key {new_key}",
-            "            (shown once; also in credentials.json, which the CLI on this machine reads by itself)",
+            f"  login     credentials.json is a login to {access.login_url} and stays so; for this server:",
+            f"            luthier login --base-url {base_url}, or remove the file and start again for a new key",
         ]
     lines += [
-        "  try       luthier ft create DATA.jsonl --model luthier/tiny --watch",
+        f"  try       {_find_home_prefix(settings.home)}luthier ft create DATA.jsonl --model luthier/tiny --watch",
         f"  clients   TOGETHER_BASE_URL={base_url} TOGETHER_API_KEY=… (together 1.x: {base_url}/v1)",
         "  stop      ^C; running jobs go on and are taken over at the next start",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
+
+
+def _find_home_prefix(home: Path) -> str:
+    """Return what the CLI needs before it to find this home: nothing when it looks there by itself."""
+    from luthier.cli import config
+
+    return "" if config.find_home().resolve() == home.resolve() else f"LUTHIER_HOME={shlex.quote(str(home))} "
 
 
 class _SupervisorKeeper:
