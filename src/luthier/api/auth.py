@@ -6,16 +6,21 @@ replace the message of a 401 by one of their own.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.exc import SQLAlchemyError
 
 from luthier.accounts import service as accounts
 from luthier.accounts.service import Principal
-from luthier.api.context import ServicesParam
+from luthier.api.context import Services, ServicesParam
+from luthier.db import outages
 from luthier.errors import Forbidden, Unauthenticated
+from luthier.log import get_logger
 
+_log = get_logger("luthier.api")
 _bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="An API key of a project: lk-…")
 
 
@@ -36,10 +41,18 @@ def require_principal(
     with services.database.read() as tx:
         principal = accounts.authenticate(tx, secret, master_key=services.master_key, now=now)
     if accounts.is_touch_due(principal, now):
-        with services.database.transaction() as tx:
-            accounts.touch_key(tx, principal.api_key_id, now=now)
+        _touch_key(services, principal.api_key_id, now)
     request.state.project_id = principal.project_id  # the access log names it
     return principal
+
+
+def _touch_key(services: Services, key_id: str, now: datetime) -> None:
+    """Write down that a key is in use, if that can be done: a full disk must not end what only reads."""
+    try:
+        with services.database.transaction() as tx:
+            accounts.touch_key(tx, key_id, now=now)
+    except SQLAlchemyError as error:
+        _log.warning("key_use_not_noted", outage=outages.find_outage(error), error=type(error).__name__)
 
 
 PrincipalParam = Annotated[Principal, Depends(require_principal)]

@@ -10,10 +10,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
 from luthier.api.media_types import is_json
+from luthier.db import outages
 from luthier.errors import InvalidRequest, NotFound, ServiceError, Unavailable, Unprocessable
 from luthier.log import get_logger
 from luthier.storage import StorageFailed
@@ -32,6 +34,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)
     app.add_exception_handler(StorageFailed, _handle_storage_failed)
+    app.add_exception_handler(SQLAlchemyError, _handle_database_error)
 
 
 def render(error: ServiceError, request_id: str, **top_level: object) -> JSONResponse:
@@ -161,6 +164,16 @@ def _translate(request: Request, error: HTTPException) -> ServiceError:
     )
     translated.status = error.status_code
     return translated
+
+
+async def _handle_database_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer what the world does to the database; what we did to it goes on to the edge, as any fault of ours."""
+    assert isinstance(error, SQLAlchemyError)
+    outage = outages.find_outage(error)
+    if outage is None:
+        raise error
+    _log.error("database_unavailable", outage=outage, error=type(error).__name__)  # its text may hold the URL
+    return _render_for(request, outages.describe(outage))
 
 
 async def _handle_storage_failed(request: Request, error: Exception) -> JSONResponse:

@@ -22,8 +22,21 @@ _SQLITE: dict[int, Outage] = {
     sqlite3.SQLITE_BUSY: "busy",
     sqlite3.SQLITE_LOCKED: "busy",
 }
-_POSTGRESQL_DISK_FULL = "53100"
-_POSTGRESQL_READ_ONLY = "25006"
+_POSTGRESQL: dict[str, Outage] = {
+    "53100": "full",
+    "25006": "unwritable",  # a standby, or an administrator made it read-only
+    "40001": "busy",  # serialization failure
+    "40P01": "busy",  # deadlock
+    "55P03": "busy",  # lock not available
+    "57014": "busy",  # cancelled by a time limit
+    "53300": "busy",  # too many connections
+}
+_WORDS: dict[Outage, str] = {
+    "unwritable": "cannot be written to",
+    "busy": "is busy with other requests",
+    "unreachable": "cannot be reached",
+}
+RETRY_AFTER_S = 5
 
 
 def find_outage(error: SQLAlchemyError) -> Outage | None:
@@ -35,12 +48,25 @@ def find_outage(error: SQLAlchemyError) -> Outage | None:
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
         return _SQLITE.get(code & 0xFF)
-    state = getattr(error.orig, "sqlstate", None)
-    if state == _POSTGRESQL_DISK_FULL:
-        return "full"
-    if state == _POSTGRESQL_READ_ONLY:
-        return "unwritable"
-    return "unreachable" if isinstance(error, exc.OperationalError | exc.InterfaceError) else None
+    known = _POSTGRESQL.get(getattr(error.orig, "sqlstate", None) or "")
+    return known or ("unreachable" if isinstance(error, exc.OperationalError | exc.InterfaceError) else None)
+
+
+def describe(outage: Outage) -> Unavailable:
+    """Return what a caller is told. Whether a change was kept is known only where the disk was full."""
+    if outage == "full":
+        return Unavailable(
+            "disk_full",
+            "the server's disk is full: nothing of this was kept",
+            hint="delete files and old jobs, or ask the operator for space; then send the request again",
+            retry_after_s=RETRY_AFTER_S,
+        )
+    return Unavailable(
+        "database_unavailable",
+        f"the server's database {_WORDS[outage]}",
+        hint="send the request again in a moment; if it stays so, tell the operator, whose GET /readyz shows it too",
+        retry_after_s=RETRY_AFTER_S,
+    )
 
 
 def describe_at_start(database: Database, error: SQLAlchemyError) -> Unavailable:
