@@ -26,6 +26,7 @@ import factories
 from luthier import faults
 from luthier import home as home_dir
 from luthier.artifacts import service as artifacts
+from luthier.billing import audit, ledger
 from luthier.clock import SystemClock
 from luthier.db import Database, schema
 from luthier.errors import Unavailable
@@ -61,7 +62,7 @@ EVENTS = [
 
 # Forked from a server that has imported everything already: a supervisor process in milliseconds.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["luthier.supervisor.loop"])
+_processes.set_forkserver_preload(["luthier.supervisor.loop", "factories"])
 
 
 def wait_until(condition: Callable[[], Any], *, what: str, deadline_s: float = DEADLINE_S) -> Any:
@@ -239,8 +240,20 @@ class Workshop:
         for one in kept:
             data = b"".join(self.store.open_reader(one.object_key))
             assert (len(data), hashlib.sha256(data).hexdigest()) == (one.size_bytes, one.sha256)
+        self.assert_paid(job_id)
         assert [job for job, _ in self.list_starts()] == [job_id]
         assert not (self.settings.runs_dir / "doubles").exists()
+
+    def assert_paid(self, job_id: str) -> None:
+        """Check that a job that is over was paid for once, that nothing is held for it, and that the books add up."""
+        job = self.get_job(job_id)
+        with self.database.read() as tx:
+            hold = ledger.find_hold(tx, job_id)
+            kinds = [entry.kind for entry in ledger.list_entries(tx, self.principal.organization_id, job_id=job_id)]
+        assert hold is not None
+        assert (hold.amount_nanos, hold.captured_nanos) == (job.price_nanos, job.charged_nanos)
+        assert kinds == ["hold", "capture" if job.charged_nanos else "release"]
+        assert audit.verify(self.database).problems == []
 
 
 @functools.cache

@@ -13,11 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
+import factories
 from luthier import home as home_dir
 from luthier.accounts import service as accounts
 from luthier.api.server import Connection, Server, make_config
 from luthier.app import build_app
 from luthier.billing import opening
+from luthier.billing.money import NANOS_A_UNIT
 from luthier.billing.policy import make_policy
 from luthier.clock import ManualClock
 from luthier.db import Database
@@ -92,6 +94,7 @@ def other_project_key(service) -> str:
         now = service.clock.now()
         organization_id = accounts.create_organization(tx, name="Other", now=now)
         project_id = accounts.create_project(tx, organization_id=organization_id, name="Other", slug="other", now=now)
+        factories.give(tx, organization_id, 100 * NANOS_A_UNIT, now=now)
         return make_key(service, tx, project_id, is_admin=True)
 
 

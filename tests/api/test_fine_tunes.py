@@ -229,7 +229,8 @@ def test_estimate_is_the_price_of_the_job(client, inputs, body):
         "estimated_train_token_count": 2000,
         "estimated_eval_token_count": evaluations * 300,
         "allowed_to_proceed": True,
-        "user_limit": 0.0,
+        "user_limit": 100.0,
+        "currency": "USD",
     }
     job = client.post("/v1/fine-tunes", json=request).json()
     assert job["total_price"] == round(estimate["estimated_total_price"] * 1e9)

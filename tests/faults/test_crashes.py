@@ -25,6 +25,7 @@ POINTS = {
     "storage.after_rename": 3,
     "settle.before": 1,
     "settle.before_commit": 1,
+    "resolve.before_commit": 1,
     "settle.after_commit": 1,
 }
 

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from luthier.api.context import Services, ServicesParam
 from luthier.api.metrics import Metrics
+from luthier.billing import audit
 from luthier.errors import ServiceError
 from luthier.jobs import service as jobs
 from luthier.jobs import states
@@ -65,5 +66,8 @@ def get_metrics(request: Request, services: ServicesParam) -> Response:
     with contextlib.suppress(SQLAlchemyError):  # without its database the process still has its own counters to tell
         with services.database.read() as tx:
             counts = jobs.count_by_state(tx)
+            last_audit = audit.find_last(tx)
         metrics.set_jobs({state: counts.get(state, 0) for state in states.LIVE})
+        if last_audit is not None:
+            metrics.set_ledger(problems=len(last_audit.problems), verified_at=last_audit.audited_at.timestamp())
     return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -28,6 +28,22 @@ class Metrics:
 
         self._jobs = Gauge("luthier_jobs", "Jobs that are not over, by state", ("state",), registry=self.registry)
 
+        self._ledger_problems = Gauge(
+            "luthier_ledger_problems",
+            "What the last daily verification of the ledger found to be altered",
+            registry=self.registry,
+        )
+        self._ledger_verified = Gauge(
+            "luthier_ledger_verified_timestamp_seconds",
+            "When the ledger was last verified by itself",
+            registry=self.registry,
+        )
+
+    def set_ledger(self, *, problems: int, verified_at: float) -> None:
+        """Say what the last verification of the ledger found, and when it was."""
+        self._ledger_problems.set(problems)
+        self._ledger_verified.set(verified_at)
+
     def set_jobs(self, counts: Mapping[str, int]) -> None:
         """Say how many jobs are in each live state now."""
         for state, count in counts.items():

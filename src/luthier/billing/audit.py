@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from luthier.billing import queries
 from luthier.billing.ledger import GENESIS, OWN_ACCOUNTS, Account, hash_entry
@@ -12,6 +13,7 @@ from luthier.billing.queries import AccountRow
 from luthier.db import Database, Session
 
 PROGRESS_EVERY = 10_000  # entries
+EVERY = timedelta(days=1)
 
 Progress = Callable[[int], None]
 
@@ -35,6 +37,33 @@ class Audit:
     heads: dict[
         str, str
     ]  # the last hash of each organization: kept elsewhere, it shows when a whole chain is written anew
+
+
+@dataclass(frozen=True)
+class AuditView:
+    """The last time that the books were verified by themselves."""
+
+    audited_at: datetime
+    entries: int
+    problems: list[str]
+
+
+def is_due(tx: Session, *, now: datetime) -> bool:
+    """Tell whether the last verification is a day ago."""
+    last = find_last(tx)
+    return last is None or now - last.audited_at >= EVERY
+
+
+def find_last(tx: Session) -> AuditView | None:
+    """Return what the last verification found; None before the first."""
+    row = queries.find_last_audit(tx)
+    return None if row is None else AuditView(row.audited_at, row.entries, row.problems)
+
+
+def record(tx: Session, result: Audit, *, now: datetime) -> None:
+    """Keep what a verification found."""
+    problems = [f"{problem.organization_id}: {problem.message}" for problem in result.problems]
+    queries.insert_audit(tx, audited_at=now, entries=result.entries, problems=problems)
 
 
 def verify(database: Database, *, on_progress: Progress = lambda _count: None) -> Audit:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from luthier.billing.tables import Hold, LedgerAccount, LedgerEntry, Tokenization
+from luthier.billing.tables import Hold, LedgerAccount, LedgerAudit, LedgerEntry, Tokenization
 from luthier.db import Session, upsert
 
 
@@ -143,6 +143,16 @@ def stream_entries(tx: Session, organization_id: str) -> Iterator[dict[str, Any]
         for row in rows:
             yield dict(zip(names, row, strict=True))
         after = rows[-1].seq
+
+
+def find_last_audit(tx: Session) -> LedgerAudit | None:
+    """Read what the last verification found."""
+    return tx.execute(sa.select(LedgerAudit).order_by(LedgerAudit.audited_at.desc()).limit(1)).scalar_one_or_none()
+
+
+def insert_audit(tx: Session, **values: object) -> None:
+    """Keep what a verification found; two at the same moment are one."""
+    tx.execute(upsert.insert(tx, LedgerAudit).values(**values).on_conflict_do_nothing())
 
 
 def find_hold_without_entries(tx: Session, organization_id: str) -> str | None:

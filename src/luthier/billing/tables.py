@@ -97,6 +97,17 @@ class LedgerEntry(Base):
     hash: Mapped[str]
 
 
+class LedgerAudit(Base):
+    """What a verification of the whole ledger found."""
+
+    __tablename__ = "ledger_audits"
+    __table_args__ = ({"sqlite_strict": True},)
+
+    audited_at: Mapped[datetime] = mapped_column(primary_key=True)
+    entries: Mapped[int]
+    problems: Mapped[Any] = mapped_column(Json)  # one sentence each
+
+
 class Hold(Base):
     """Money set aside for one job: open until it is resolved, once, by capturing all, a part or nothing of it.
 

@@ -27,6 +27,7 @@ from luthier.log import get_logger
 from luthier.settings import Settings
 from luthier.storage import ObjectStore, StorageFailed, open_store
 from luthier.supervisor import sweeps
+from luthier.supervisor.books import Books
 from luthier.supervisor.chores import Chores
 from luthier.supervisor.durable import write_atomically
 from luthier.supervisor.launchers import Launcher
@@ -58,11 +59,12 @@ class Supervisor:
         launcher: Launcher | None = None,
         give_up_s: float = GIVE_UP_S,
     ) -> None:
-        self._background = ThreadPoolExecutor(settings.slots + 1, thread_name_prefix="supervisor")
+        self._background = ThreadPoolExecutor(settings.slots + 3, thread_name_prefix="supervisor")
         launcher = launcher or SubprocessLauncher(settings)
         policy = make_policy(settings)
         self._site = Site(settings, database, store, clock, launcher, self._background, give_up_s, policy)
         self._owner = owner
+        self._books = Books(self._site)
         self._chores = Chores(settings, database, store, clock)
         self._runs: dict[str, Run] = {}
         self._seen_pending: frozenset[str] = frozenset()
@@ -101,6 +103,7 @@ class Supervisor:
             self._guarded("adoption", self._adopt)
             self._guarded("queue", self._claim)
         self._guarded("runs", partial(self._tick_runs, has_news=has_news))
+        self._guarded("books", self._books.tick)
         self._guarded("sweep", self._tick_sweep)
 
     def _guarded(self, name: str, part: Callable[[], None]) -> None:

@@ -1,28 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.billing import pricing
+from luthier.billing import prices, pricing
 from luthier.billing.pricing import TokenCounts
-
-BILLION = 1_000_000_000
-
-
-@pytest.mark.parametrize(
-    ("billions", "lora_dollars", "full_dollars"),
-    [(0.135, 0.48, 0.54), (16, 0.48, 0.54), (17, 1.50, 1.65), (69, 1.50, 1.65), (70.6, 2.90, 3.20), (100, 2.90, 3.20)],
-)
-def test_rate_is_the_published_one_a_million_tokens(billions, lora_dollars, full_dollars):
-    params = int(billions * BILLION)
-    assert pricing.get_rate(params, "Lora") * 1_000_000 == round(lora_dollars * BILLION)
-    assert pricing.get_rate(params, "Full") * 1_000_000 == round(full_dollars * BILLION)
-
-
-def test_rate_when_model_is_beyond_every_band_raises():
-    with pytest.raises(pricing.NoPublishedRate, match=r"405B .* ends at 100B"):
-        pricing.get_rate(405 * BILLION, "Lora")
 
 
 def make_quote(**changes):
@@ -35,6 +20,7 @@ def make_quote(**changes):
         "packing": True,
         "max_seq_length": 512,
         "rate_nanos": 480,
+        "prices": prices.load(),
     }
     return pricing.make_quote(**(settings | changes))
 
@@ -43,6 +29,12 @@ def test_quote_counts_epochs_and_evaluations():
     quote = make_quote()
     assert quote.billed_tokens == 3 * 1000 + 4 * 150
     assert quote.price_nanos == 3600 * 480
+
+
+def test_quote_names_the_price_list_and_costs_at_least_its_minimum():
+    own = replace(prices.load(), version="7", currency="EUR", minimum_nanos=3600 * 480 + 1)
+    quote = make_quote(prices=own)
+    assert (quote.price_version, quote.currency, quote.price_nanos) == ("7", "EUR", 3600 * 480 + 1)
 
 
 def test_quote_when_rows_are_not_packed_bills_whole_sequences():
@@ -85,18 +77,3 @@ def test_price_of_completed_steps_grows_with_them_from_nothing_to_the_quote(bill
 
 def test_price_of_completed_steps_when_their_number_is_not_known_is_nothing():
     assert pricing.price_completed_steps(billed=1000, rate_nanos=480, completed_steps=5, total_steps=None) == 0
-
-
-@pytest.mark.parametrize(
-    ("nanos", "text"),
-    [
-        (0, "$0.00"),
-        (480_000, "$0.00048"),
-        (1_500_000_000, "$1.50"),
-        (1_234_567_890_000_000_000, "$1,234,567,890.00"),
-        (1, "$0.000000001"),
-        (-1_500_000_000, "-$1.50"),
-    ],
-)
-def test_dollars_are_written_exactly(nanos, text):
-    assert pricing.format_dollars(nanos) == text

@@ -13,6 +13,7 @@ from luthier.api import errors
 from luthier.api.auth import PrincipalParam
 from luthier.api.content import IfRangeParam, RangeParam, serve_object
 from luthier.api.context import Services, ServicesParam
+from luthier.billing import funds
 from luthier.datasets import report as reports
 from luthier.db import Session
 from luthier.errors import Conflict, Unavailable
@@ -95,7 +96,7 @@ def request_upload(
     services: ServicesParam,
     fields: Annotated[dict[str, str], Depends(read_fields)],
 ) -> Response:
-    """Give out an upload URL: signed, expiring, good once.
+    """Give out an upload URL: signed, expiring, good once; 402 below the balance that everything here needs.
 
     Form fields: `file_name`, `purpose`, `file_type` and, optional, `checksum` (sha256 in hex). When the project has a
     file with that checksum, the answer is 409 with its `file_id`.
@@ -103,6 +104,7 @@ def request_upload(
     wanted = names.parse_request(fields)
     require_space(services, 0)
     with services.database.transaction() as tx:
+        funds.require_minimum(tx, principal.organization_id, policy=services.policy)
         existing = _find_announced(tx, principal.project_id, wanted)
         if existing is None:
             upload = files.create_upload(

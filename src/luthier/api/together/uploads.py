@@ -18,6 +18,7 @@ from luthier.api.auth import PrincipalParam
 from luthier.api.context import Services, ServicesParam
 from luthier.api.together.files import FileObject, render_file, require_space
 from luthier.api.together.forms import FileForm
+from luthier.billing import funds
 from luthier.errors import InvalidRequest, ServiceError, TooLarge
 from luthier.files import names
 from luthier.files import service as files
@@ -93,6 +94,7 @@ def _complete(services: Services, upload_id: str, key: str, size_bytes: int, sha
 async def upload_form(request: Request, principal: PrincipalParam, services: ServicesParam) -> FileObject:
     """Take a file in one request: a multipart form with `file`, `file_name`, `purpose` and `file_type`."""
     form = FileForm(request.headers.get("content-type", ""))
+    await run_in_threadpool(_require_minimum, services, principal)
     require_space(services, int(request.headers.get("content-length", "0")))
     upload_id = files.make_upload_id()
     key = files.make_object_key(upload_id)
@@ -109,6 +111,11 @@ async def upload_form(request: Request, principal: PrincipalParam, services: Ser
         await run_in_threadpool(_begin, services, principal, upload_id, wanted, sha256)
         await intake.commit()
     return await run_in_threadpool(_complete, services, upload_id, key, intake.size_bytes, sha256)
+
+
+def _require_minimum(services: Services, principal: Principal) -> None:
+    with services.database.read() as tx:
+        funds.require_minimum(tx, principal.organization_id, policy=services.policy)
 
 
 def _begin(services: Services, principal: Principal, upload_id: str, wanted: FileRequest, sha256: str) -> None:
