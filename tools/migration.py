@@ -16,7 +16,7 @@ from alembic import command
 
 from luthier.db import Base, Database, schema
 
-DOMAINS = ["accounts", "files", "catalog", "billing", "artifacts", "jobs"]
+DOMAINS = ["accounts", "files", "catalog", "billing", "billing.payments", "artifacts", "jobs"]
 
 
 def main() -> None:

@@ -13,10 +13,11 @@ from luthier.api.edge import Edge
 from luthier.api.limits import BodyLimits
 from luthier.api.lingering import Lingering
 from luthier.api.metrics import Metrics
-from luthier.api.platform import jobs, keys, models, status, stream
+from luthier.api.platform import jobs, keys, models, status, stream, webhooks
 from luthier.api.platform.feeds import Feeds
 from luthier.api.together import account, downloads, files, fine_tunes, uploads
 from luthier.api.together import models as together_models
+from luthier.billing.payments.opening import build_processor
 from luthier.billing.policy import make_policy
 from luthier.clock import Clock, SystemClock
 from luthier.db import Database
@@ -37,6 +38,7 @@ ROUTERS = (
     models.router,
     keys.router,
     status.router,
+    webhooks.router,
 )
 
 
@@ -57,13 +59,15 @@ def build_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    policy = make_policy(settings)
     app.state.services = Services(
         settings=settings,
         database=database or Database(settings.resolved_database_url),
         store=store or open_store(settings),
         clock=clock or SystemClock(),
         master_key=home.prepare(settings),
-        policy=make_policy(settings),
+        policy=policy,
+        processor=build_processor(settings, currency=policy.currency),
     )
     app.state.feeds = Feeds()
     app.state.metrics = Metrics()

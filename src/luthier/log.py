@@ -11,12 +11,15 @@ from typing import Any
 import structlog
 
 SECRET_FIELD = re.compile(r"(key|token|secret|password|authorization)$", re.IGNORECASE)
-SECRET_VALUE = re.compile(r"\b(lk-[A-Za-z0-9_-]{8})[A-Za-z0-9_-]{8,}|(token=)[A-Za-z0-9_-]{8,}")
+SECRET_VALUE = re.compile(
+    r"\b(lk-[A-Za-z0-9_-]{8})[A-Za-z0-9_-]{8,}|(token=)[A-Za-z0-9_-]{8,}"
+    r"|\b((?:sk|rk)_(?:live|test)_|whsec_)[A-Za-z0-9]{8,}"  # Stripe's
+)
 
 
 def redact(text: str) -> str:
-    """Replace what looks like one of our API keys or an upload token, keeping enough to recognise it."""
-    return SECRET_VALUE.sub(lambda m: f"{m[1] or m[2]}…", text)
+    """Replace what looks like an API key, an upload token or a secret of Stripe's, keeping enough to recognise it."""
+    return SECRET_VALUE.sub(lambda m: f"{m[1] or m[2] or m[3]}…", text)
 
 
 def _redact_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

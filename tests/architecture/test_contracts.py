@@ -39,8 +39,8 @@ def test_contracts_when_a_domain_has_tables_then_nobody_else_may_import_them():
 
 def test_tables_in_code_equal_the_migrations(tmp_path):
     """A column that stands in tables.py only would work in no deployment."""
-    for path in (ROOT / "src/luthier").glob("*/tables.py"):
-        importlib.import_module(f"luthier.{path.parent.name}.tables")
+    for path in (ROOT / "src").glob("luthier/**/tables.py"):
+        importlib.import_module(".".join(path.relative_to(ROOT / "src").with_suffix("").parts))
     database = Database(f"sqlite:///{tmp_path / 'x.db'}")
     schema.upgrade(database)
     config = schema.make_config()

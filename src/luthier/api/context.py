@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from luthier.billing.payments.processor import Processor
 from luthier.billing.policy import Policy
 from luthier.clock import Clock
 from luthier.db import Database
@@ -24,6 +25,7 @@ class Services:
     clock: Clock
     master_key: bytes
     policy: Policy
+    processor: Processor
 
 
 async def get_services(request: Request) -> Services:

@@ -58,7 +58,20 @@ def test_pay_with_a_named_card_charges_that_one(payer):
 
 @pytest.mark.parametrize(
     "nanos",
-    [0, -1, -20 * DOLLAR, float("nan"), 20.0, "20", True, None, 49 * DOLLAR // 100, DOLLAR + 1, 1_000_000 * DOLLAR, 2**63],
+    [
+        0,
+        -1,
+        -20 * DOLLAR,
+        float("nan"),
+        20.0,
+        "20",
+        True,
+        None,
+        49 * DOLLAR // 100,
+        DOLLAR + 1,
+        1_000_000 * DOLLAR,
+        2**63,
+    ],
 )
 def test_pay_of_what_no_card_can_be_charged_is_refused_before_anything(payer, stripe, nanos):
     from luthier.billing.payments import charges

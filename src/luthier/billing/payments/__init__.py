@@ -1,0 +1,1 @@
+"""Money from outside: cards, payments, refunds, disputes and automatic recharging, through a processor."""
