@@ -53,6 +53,12 @@ def make_folders(settings: Settings) -> None:
         settings.home.chmod(mode & ~OTHERS)
 
 
+def leads_into(path: Path, folder: Path) -> bool:
+    """Tell whether ``path`` is ``folder`` or lies in it once symbolic links are followed; neither need exist."""
+    # Path.resolve raises for links that go in a circle.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def find_master_key(home: Path) -> bytes | None:
     """Return the master key, None when there is none. Raises Conflict for one that is damaged."""
     path = home / MASTER_KEY

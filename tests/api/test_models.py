@@ -77,6 +77,19 @@ def test_model_when_added_is_listed_as_queued_and_can_be_removed(client):
     assert client.get("/api/models/acme/small").status_code == 404
 
 
+def test_model_when_its_folder_is_the_servers_own_is_refused(client, home, tmp_path):
+    """Another project's run, its objects, or a link to them: the server could read what this key may not."""
+    (home / "runs" / "ft-1").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(home / "runs")
+    for folder in (home, home / "runs" / "ft-1", home / "models" / ".." / "objects", tmp_path / "link" / "ft-1"):
+        response = client.post("/api/models", json={"name": "my/model", "source": "folder", "reference": str(folder)})
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert (error["code"], error["param"]) == ("model_folder_private", "reference")
+        assert str(folder) in error["message"]
+    assert client.get("/api/models/my/model").status_code == 404
+
+
 def test_builtin_model_cannot_be_removed(client):
     response = client.delete(f"/api/models/{factories.MODEL}")
     assert (response.status_code, response.json()["error"]["code"]) == (409, "model_is_builtin")

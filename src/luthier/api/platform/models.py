@@ -78,6 +78,7 @@ def add_model(principal: AdminParam, services: ServicesParam, new: Annotated[New
             source=new.source,
             reference=new.reference,
             revision=new.revision,
+            private_dir=services.settings.home,
             now=services.clock.now(),
         )
     return _describe(model)
