@@ -9,6 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 import disks
+import factories
+from luthier.accounts import service as accounts
 from luthier.db import Database, outages, schema
 
 MIB = 1024 * 1024
@@ -52,6 +54,19 @@ def test_disk_when_full_refuses_what_writes_serves_what_reads_and_recovers(full_
         assert client.get("/api/keys").status_code == 200
         empty()
         assert client.post("/api/keys", json={"name": "ci"}).status_code == 201
+
+
+def test_create_when_free_space_is_below_the_reserve_is_refused_and_makes_no_job(
+    settings, database, clock, run_service
+):
+    settings = settings.model_copy(update={"disk_reserve_bytes": 2**60})
+    with run_service(settings, database, None, clock) as service, service.connect() as client:
+        with database.transaction() as tx:
+            owner = accounts.authenticate(tx, service.api_key, master_key=service.master_key, now=clock.now())
+            inputs = factories.make_inputs(tx, owner, now=clock.now())
+        response = client.post("/v1/fine-tunes", json={"model": inputs.model, "training_file": inputs.training_file})
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "disk_full")
+        assert client.get("/v1/fine-tunes").json()["data"] == []
 
 
 @pytest.fixture

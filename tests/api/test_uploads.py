@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import socket
 import threading
 import time
@@ -359,3 +360,25 @@ class TestWhenTheDiskIsSmall:
         filler.abort()
         assert list_stored(service) == []
         assert httpx.put(url, content=DATA).status_code == 200
+
+
+def test_form_of_unknown_length_when_it_reaches_the_reserve_is_refused(
+    settings, database, clock, tmp_path, run_service
+):
+    settings = settings.model_copy(update={"disk_reserve_bytes": 4 * MIB, "upload_max_bytes": 64 * MIB})
+    with disks.small_disk(tmp_path / "small", 16 * MIB) as root:
+        least_free = []
+
+        def send():
+            yield make_form([("purpose", None, b"eval"), ("file", "t.csv", b"x")])[: -len(b"\r\n--limit--\r\n")]
+            for _ in range(32):
+                least_free.append(shutil.disk_usage(root).free)
+                yield b"x" * MIB
+            yield b"\r\n--limit--\r\n"
+
+        with run_service(settings, database, DiskStore(root), clock) as service, service.connect() as client:
+            headers = {"Content-Type": "multipart/form-data; boundary=limit"}
+            response = client.post("/v1/files/upload", content=send(), headers=headers)
+            assert (response.status_code, get_code(response)) == (503, "disk_full")
+            assert min(least_free) >= 4 * MIB
+            wait_until(lambda: list_stored(service) == [])

@@ -27,7 +27,13 @@ class Intake:
         self._collected: list[bytes] = []
         self._collected_bytes = 0
         self._working: list[asyncio.Future[None]] = []
+        self._working_bytes = 0
         self.size_bytes = 0
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Count the bytes that were taken and may not be written yet."""
+        return self._collected_bytes + self._working_bytes
 
     async def feed(self, data: bytes) -> None:
         """Take the next bytes; waits when the disk is slower than the sender."""
@@ -58,7 +64,7 @@ class Intake:
     async def _hand_over(self) -> None:
         await self._settle()
         block, self._collected = self._collected, []
-        self._collected_bytes = 0
+        self._working_bytes, self._collected_bytes = self._collected_bytes, 0
         # Piece by piece: joining them would cost a third of the whole upload's processor time.
         self._working = [self._run(self._hash, block), self._run(self._write, block)]
 

@@ -16,6 +16,7 @@ from luthier.api.context import Services, ServicesParam
 from luthier.api.request_schema import EstimateBody, JobBody, JsonBody, document_body
 from luthier.api.together import jobs_view as view
 from luthier.api.together.dialect import DialectParam
+from luthier.api.together.files import require_space
 from luthier.api.together.metric_filter import MetricFilterParam
 from luthier.artifacts import service as artifacts
 from luthier.billing import funds
@@ -87,6 +88,7 @@ async def create_job(
 def _create(
     services: Services, principal: Principal, request: JobRequest, *, idempotency_key: str | None, is_retry: bool
 ) -> JobView:
+    require_space(services, 0)
     now = services.clock.now()
     with services.database.transaction() as tx:
         return jobs.create(

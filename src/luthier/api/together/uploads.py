@@ -95,6 +95,7 @@ async def upload_form(request: Request, principal: PrincipalParam, services: Ser
     """Take a file in one request: a multipart form with `file`, `file_name`, `purpose` and `file_type`."""
     form = FileForm(request.headers.get("content-type", ""))
     await run_in_threadpool(_require_minimum, services, principal)
+    is_announced = "content-length" in request.headers  # else the space is looked at again as the bytes come
     require_space(services, int(request.headers.get("content-length", "0")))
     upload_id = files.make_upload_id()
     key = files.make_object_key(upload_id)
@@ -102,6 +103,8 @@ async def upload_form(request: Request, principal: PrincipalParam, services: Ser
         async for data in _stream(request.receive, services.settings.upload_idle_timeout_s):
             for piece in form.feed(data):
                 await intake.feed(piece)
+            if not is_announced:
+                require_space(services, intake.waiting_bytes)
             if intake.size_bytes > services.settings.upload_max_bytes:
                 raise _too_large(services)
         form.require_end()
