@@ -41,12 +41,12 @@ class Server:
         self.process.wait(STOP_TIMEOUT_S)
 
 
-def start_server(home: Path, *, environment: dict[str, str] | None = None) -> Server:
-    """Start ``luthier serve --port 0`` on a home and return when it listens."""
+def start_server(home: Path, *, command: str = "serve", environment: dict[str, str] | None = None) -> Server:
+    """Start ``luthier serve --port 0``, or ``api``, on a home and return when it listens."""
     log_path = home.with_name(f"{home.name}-serve-{time.time_ns()}.log")
     with log_path.open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "luthier.cli", "serve", "--home", str(home), "--port", "0"],
+            [sys.executable, "-m", "luthier.cli", command, "--home", str(home), "--port", "0"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
