@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,13 @@ class Desk:
     def _parts(self) -> tuple[Database, StripeProcessor, str]:
         return self.database, self.processor, self.organization_id
 
+    def _pass(self) -> datetime:
+        """Let a second pass, so that no two things are of the same time."""
+        self.clock.advance(1)
+        return self.clock.now()
+
     def add_card(self, token: str = "pm_card_visa") -> CardSetupView:
-        return card_setups.add_card(*self._parts, token=token, return_url=RETURN_URL, now=self.clock.now())
+        return card_setups.add_card(*self._parts, token=token, return_url=RETURN_URL, now=self._pass())
 
     def begin_setup(self, *, is_hosted: bool) -> CardSetupView:
         return card_setups.begin_setup(*self._parts, is_hosted=is_hosted, return_url=RETURN_URL, now=self.clock.now())
@@ -92,7 +98,7 @@ class Desk:
             return_url=RETURN_URL,
             request_key=key,
             policy=self.policy,
-            now=self.clock.now(),
+            now=self._pass(),
             **options,
         )
 
@@ -101,7 +107,7 @@ class Desk:
     ) -> RefundView:
         nanos = None if dollars is None else round(dollars * DOLLAR)
         return refunds.refund_payment(
-            *self._parts, payment_id, nanos, reason="asked for", request_key=key, now=self.clock.now(), **options
+            *self._parts, payment_id, nanos, reason="asked for", request_key=key, now=self._pass(), **options
         )
 
     def list_payments(self) -> list[PaymentView]:
@@ -164,7 +170,7 @@ class Desk:
                 tx,
                 self.organization_id,
                 -round(dollars * DOLLAR),
-                key=f"spend-{self.clock.now()}",
+                key=f"spend-{self._pass()}",
                 cause=Cause("operator", "test"),
                 note="Spent",
                 now=self.clock.now(),

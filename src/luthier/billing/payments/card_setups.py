@@ -204,10 +204,10 @@ def _apply(tx: Session, row: CardSetup, state: SetupState, *, now: datetime) -> 
     row.status = status
     if failure is not None:
         row.failure_code, row.failure_message = failure.code, failure.message
-    if status in _OPEN:
-        row.next_look_at = row.next_look_at if row.looks else pace.plan_look(0, now)
-    else:
+    if status not in _OPEN:
         row.next_look_at = row.action_url = None
+    elif not row.looks:  # the call is over: no need to wait for the end of its lease
+        row.next_look_at = pace.plan_look(0, now)
 
 
 def _order(row: CardSetup) -> SetupOrder:

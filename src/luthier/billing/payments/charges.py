@@ -218,11 +218,11 @@ def _apply(tx: Session, row: Payment, state: PaymentState, *, now: datetime) -> 
     if row.status == "succeeded" or (row.status not in _OPEN and state.status != "succeeded"):
         return
     row.updated_at = now
-    if state.status == "processing":
-        return
-    if state.status == "needs_action":
-        row.status, row.action_url = "needs_action", state.action_url
-        row.next_look_at = row.next_look_at if row.looks else pace.plan_look(0, now)
+    if state.status in {"processing", "needs_action"}:
+        if state.status == "needs_action":
+            row.status, row.action_url = "needs_action", state.action_url
+        if not row.looks:  # the call is over: no need to wait for the end of its lease
+            row.next_look_at = pace.plan_look(0, now)
         return
     row.status, row.next_look_at, row.open_key, row.action_url = state.status, None, None, None
     failure = state.failure or (_NOT_CONFIRMED if state.status == "canceled" else None)

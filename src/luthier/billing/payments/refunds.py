@@ -235,6 +235,8 @@ def record(database: Database, refund_id: str, state: RefundState, *, now: datet
 def _apply(tx: Session, payment: Payment, row: PaymentRefund, state: RefundState, *, now: datetime) -> None:
     """Bring a locked refund to what the processor says. A bank may send back even what had succeeded."""
     row.ref = row.ref or state.ref
+    if state.status == "processing" and row.status == "created" and not row.looks:
+        row.next_look_at = pace.plan_look(0, now)
     if row.status == "failed" or state.status in {"processing", row.status}:
         return
     row.updated_at, row.next_look_at, row.status = now, None, state.status
