@@ -316,6 +316,26 @@ def test_same_content_again_is_409_with_the_file_to_use(service, client):
     assert len(list_stored(service)) == 1
 
 
+def test_same_content_when_announced_twice_is_one_file(service, client):
+    """Both were given a URL, because neither was there yet; the second is told which file to use."""
+    (url, first), (second_url, second) = start_upload(client, checksum=SHA256), start_upload(client, checksum=SHA256)
+    assert httpx.put(url, content=DATA).status_code == 200
+    response = httpx.put(second_url, content=DATA)
+    assert (response.status_code, get_code(response)) == (409, "file_exists")
+    assert response.json()["file_id"] == first
+    assert get_code(client.get(f"/v1/files/{second}")) == "file_incomplete"
+    assert [file["id"] for file in client.get("/v1/files").json()["data"]] == [first]
+    assert len(list_stored(service)) == 1
+
+
+def test_same_content_when_not_announced_is_taken_twice(service, client):
+    """The client of 2024 announces nothing, and takes any answer but 200 for a failed upload."""
+    for _ in range(2):
+        url, _ = start_upload(client)
+        assert httpx.put(url, content=DATA).status_code == 200
+    assert len(client.get("/v1/files").json()["data"]) == 2
+
+
 def test_same_content_in_another_project_is_its_own_file(service, client, other_project_key):
     first = client.post("/v1/files/upload", data=FIELDS, files={"file": ("t.jsonl", DATA)}).json()["id"]
     with service.connect(other_project_key) as other:

@@ -85,7 +85,14 @@ def find_upload(tx: Session, upload_id: str) -> Upload | None:
 
 def find_upload_for_update(tx: Session, upload_id: str) -> Upload | None:
     """Return an upload, locked."""
-    return tx.execute(sa.select(Upload).where(Upload.id == upload_id).with_for_update()).scalar_one_or_none()
+    statement = sa.select(Upload).where(Upload.id == upload_id).with_for_update()
+    return tx.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
+
+
+def lock_uploads_of_content(tx: Session, project_id: str, sha256: str, purpose: str) -> None:
+    """Hold up everybody who completes an upload of this announced content; locked in one order, so none waits for ever."""
+    same = (Upload.project_id == project_id, Upload.sha256 == sha256, Upload.purpose == purpose)
+    tx.execute(sa.select(Upload.id).where(*same).order_by(Upload.id).with_for_update()).all()
 
 
 def delete_uploads_expired_before(tx: Session, moment: datetime) -> int:

@@ -132,10 +132,11 @@ def complete_upload(
 ) -> FileView:
     """Make the file of bytes that are in the store now; its check is queued when it is for fine-tuning.
 
-    Raises Conflict when another attempt came first, UploadGone when the upload was forgotten meanwhile; the
-    caller removes the object then.
+    Raises Conflict when another attempt came first, FileExists when the content was announced and another upload of
+    it came first, UploadGone when the upload was forgotten meanwhile; the caller removes the object then. Content
+    that was not announced may be there twice: who did not ask for it beforehand takes a conflict for a failure.
     """
-    upload = queries.find_upload_for_update(tx, upload_id)
+    upload = _lock_upload(tx, upload_id)
     if upload is None:
         raise UploadGone(
             "upload_expired", "the upload took too long and was given up", hint="ask for a new URL with POST /v1/files"
@@ -143,6 +144,10 @@ def complete_upload(
     if upload.used_at is not None:
         raise _used(upload)
     assert upload.sha256 in {None, sha256}, f"{upload_id}: announced {upload.sha256}, got {sha256}"
+    if upload.sha256 is not None:
+        existing = queries.find_same_content(tx, upload.project_id, sha256, upload.purpose)
+        if existing is not None:
+            raise FileExists(existing.id)
     upload.used_at = now
     row = File(
         id=upload.id,
@@ -160,6 +165,14 @@ def complete_upload(
     tx.add(row)
     tx.flush()
     return _view(row)
+
+
+def _lock_upload(tx: Session, upload_id: str) -> Upload | None:
+    """Return an upload, locked, and with it all that announced the same content in its project."""
+    upload = queries.find_upload(tx, upload_id)
+    if upload is not None and upload.sha256 is not None:
+        queries.lock_uploads_of_content(tx, upload.project_id, upload.sha256, upload.purpose)
+    return queries.find_upload_for_update(tx, upload_id)
 
 
 def _used(upload: Upload) -> Conflict:

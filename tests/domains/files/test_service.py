@@ -263,3 +263,24 @@ def test_check_result_of_a_deleted_file_is_ignored(database, clock, project_id):
         service.renew_check(tx, file.id, now=clock.now(), claim_s=60)
     with pytest.raises(NotFound):
         get(database, file)
+
+
+def test_content_that_four_announced_when_all_complete_at_once_is_one_file(database, clock, project_id):
+    uploads = [begin(database, clock, project_id, sha256=SHA256) for _ in range(4)]
+    made, refused = [], []
+    together = threading.Barrier(4)
+
+    def finish(upload) -> None:
+        together.wait(timeout=10)
+        try:
+            made.append(complete(database, clock, upload).id)
+        except service.FileExists as error:
+            refused.append(error.file_id)
+
+    threads = [threading.Thread(target=finish, args=(upload,)) for upload in uploads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert refused == made * 3

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -111,6 +112,7 @@ async def upload_form(request: Request, principal: PrincipalParam, services: Ser
         wanted = names.parse_request(form.fields)
         sha256 = await intake.finish()
         _require_content(intake.size_bytes, sha256, wanted.sha256)
+        wanted = replace(wanted, sha256=sha256)
         await run_in_threadpool(_begin, services, principal, upload_id, wanted, sha256)
         await intake.commit()
     return await run_in_threadpool(_complete, services, upload_id, key, intake.size_bytes, sha256)
