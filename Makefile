@@ -61,6 +61,7 @@ reference: .make/setup ## Write docs/reference from the code
 bench: .make/setup ## Measure against the peers (long; prints ratios)
 	$(BIN)/python bench/check_files.py
 	$(BIN)/python bench/upload.py
+	$(BIN)/python bench/ledger.py
 	$(BIN)/python bench/job.py
 
 lock: .make/setup ## Write constraints.txt from what is installed

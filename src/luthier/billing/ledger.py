@@ -23,8 +23,8 @@ from luthier import faults
 from luthier.billing import queries
 from luthier.billing.money import MAX_NANOS, format_money
 from luthier.billing.prices import Method, TrainingType
-from luthier.billing.queries import AccountRow
-from luthier.billing.tables import Hold, LedgerEntry
+from luthier.billing.queries import AccountRow, HoldRow
+from luthier.billing.tables import LedgerEntry
 from luthier.db import Session
 from luthier.errors import Conflict, InvalidRequest
 
@@ -206,11 +206,10 @@ def resolve(tx: Session, job_id: str, captured_nanos: int, *, now: datetime) -> 
     """
     if captured_nanos != 0:
         require_amount(captured_nanos)
-    account, held = _lock_hold(tx, job_id, now)
+    account, held = queries.lock_hold(tx, job_id)
     key = f"resolve:{job_id}"
-    same: Amounts = {"held": -held.amount_nanos, "spent": captured_nanos}
-    if (existing := _find_same(tx, held.organization_id, key, same)) is not None:
-        return existing
+    if held.resolved_at is not None:
+        return _get_same(tx, held.organization_id, key, {"held": -held.amount_nanos, "spent": captured_nanos})
     if captured_nanos > held.amount_nanos:
         raise InvalidRequest(
             "capture_exceeds_hold",
@@ -241,7 +240,7 @@ def resolve(tx: Session, job_id: str, captured_nanos: int, *, now: datetime) -> 
     return entry
 
 
-def _describe_resolution(held: Hold, captured: int, released: int) -> str:
+def _describe_resolution(held: HoldRow, captured: int, released: int) -> str:
     left = format_money(released, held.currency)
     if not captured:
         return f"Released {left} held for job {held.job_id}; nothing was charged"
@@ -255,7 +254,7 @@ def refund(tx: Session, job_id: str, nanos: int, *, key: str, reason: str, now: 
     Raises InvalidRequest for more than was captured and not refunded yet.
     """
     require_amount(nanos)
-    account, held = _lock_hold(tx, job_id, now)
+    account, held = queries.lock_hold(tx, job_id)
     key = f"refund:{key}"
     if (existing := _find_same(tx, held.organization_id, key, {"spent": -nanos})) is not None:
         return existing
@@ -287,7 +286,7 @@ def find_hold(tx: Session, job_id: str) -> HoldView | None:
 def find_entry(tx: Session, organization_id: str, kind: Kind, key: str) -> EntryView | None:
     """Return the entry of this kind that was made under a caller's key."""
     row = queries.find_entry(tx, organization_id, f"{kind}:{key}")
-    return None if row is None else _view(row)
+    return None if row is None else view_entry(row)
 
 
 def list_entries(
@@ -301,7 +300,7 @@ def list_entries(
 ) -> list[EntryView]:
     """Return an organization's entries, oldest first: those from ``start`` to before ``end``, of one job if named."""
     rows = queries.list_entries(tx, organization_id, start=start, end=end, job_id=job_id, limit=limit)
-    return [_view(row) for row in rows]
+    return [view_entry(row) for row in rows]
 
 
 def require_amount(nanos: int) -> None:
@@ -346,7 +345,7 @@ def _post(  # noqa: PLR0917  the fields of an entry, in their order
     *,
     same: Amounts | None = None,
 ) -> tuple[EntryView, bool]:
-    """Write an entry and what it leaves on the locked accounts; return it, and whether it is new.
+    """Write an entry of the locked accounts; return it, and whether it is new.
 
     Raises Conflict when the key was used for other amounts: all of them, or those in ``same``.
     """
@@ -367,18 +366,15 @@ def _post(  # noqa: PLR0917  the fields of an entry, in their order
         "previous_hash": account.last_hash,
     }
     entry["hash"] = hash_entry(entry)
-    after = {f"{name}_nanos": getattr(account, f"{name}_nanos") + amounts.get(name, 0) for name in OWN_ACCOUNTS}
-    _require_room_for(after)
+    _require_room(account, amounts)
     if not queries.insert_entry(tx, entry):
-        existing = _find_same(tx, account.organization_id, key, same or amounts)
-        assert existing is not None, f"entry {key} of {account.organization_id} is there and is not"
-        return existing, False
-    queries.update_account(tx, entry, after)
-    return _view(entry), True
+        return _get_same(tx, account.organization_id, key, same or amounts), False
+    return view_entry(entry), True
 
 
-def _require_room_for(after: Mapping[str, int]) -> None:
-    largest = max(after.values(), key=abs)
+def _require_room(account: AccountRow, amounts: Amounts) -> None:
+    after = [getattr(account, f"{name}_nanos") + amounts.get(name, 0) for name in OWN_ACCOUNTS]
+    largest = max(after, key=abs)
     if abs(largest) > MAX_NANOS:
         raise InvalidRequest(
             "balance_too_large",
@@ -409,19 +405,12 @@ def _lock_account(tx: Session, organization_id: str, now: datetime) -> AccountRo
     return row
 
 
-def _lock_hold(tx: Session, job_id: str, now: datetime) -> tuple[AccountRow, Hold]:
-    """Return a job's hold as it is once nobody else moves its organization's money."""
-    organization_id = queries.get_payer(tx, job_id)
-    account = _lock_account(tx, organization_id, now)
-    return account, queries.get_hold(tx, job_id)
-
-
 def _find_same(tx: Session, organization_id: str, key: str, amounts: Amounts) -> EntryView | None:
     """Return the entry with this key. Raises Conflict when it moved other amounts on these accounts."""
     row = queries.find_entry(tx, organization_id, key)
     if row is None:
         return None
-    view = _view(row)
+    view = view_entry(row)
     if any(view.amounts.get(name, 0) != nanos for name, nanos in amounts.items()):
         raise Conflict(
             "key_used_before",
@@ -431,7 +420,14 @@ def _find_same(tx: Session, organization_id: str, key: str, amounts: Amounts) ->
     return view
 
 
-def _view(row: LedgerEntry | Mapping[str, object]) -> EntryView:
+def _get_same(tx: Session, organization_id: str, key: str, amounts: Amounts) -> EntryView:
+    existing = _find_same(tx, organization_id, key, amounts)
+    assert existing is not None, f"entry {key} of {organization_id} is there and is not"
+    return existing
+
+
+def view_entry(row: LedgerEntry | Mapping[str, object]) -> EntryView:
+    """Return an entry as callers see it."""
     values = row if isinstance(row, Mapping) else {name: getattr(row, name) for name in _HASHED}
     amounts = {name: values[f"{name}_nanos"] for name in ACCOUNTS if values[f"{name}_nanos"]}
     return EntryView(
@@ -448,5 +444,5 @@ def _view_balance(row: AccountRow) -> Balance:
     return Balance(row.cash_nanos, row.credit_nanos, row.held_nanos, row.spent_nanos)
 
 
-def _view_hold(row: Hold) -> HoldView:
+def _view_hold(row: HoldRow) -> HoldView:
     return HoldView(**{name: getattr(row, name) for name in HoldView.__dataclass_fields__})

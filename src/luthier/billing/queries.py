@@ -55,28 +55,72 @@ class AccountRow(NamedTuple):
     last_at: datetime
 
 
+class HoldRow(NamedTuple):
+    """A hold as it is now."""
+
+    job_id: str
+    organization_id: str
+    project_id: str
+    api_key_id: str
+    created_at: datetime
+    resolved_at: datetime | None
+    base_model: str
+    method: str
+    training_type: str
+    billed_tokens: int
+    rate_nanos: int
+    price_version: str
+    currency: str
+    amount_nanos: int
+    credit_nanos: int
+    captured_nanos: int | None
+    refunded_nanos: int
+
+
+# Statements of the ledger are made once, here: to build one anew costs more than to run it.
 _CHUNK_ROWS = 10_000
-_NO_SYNC = {"synchronize_session": False}  # rows of these tables are read anew whenever they are needed
 _accounts = cast("sa.Table", LedgerAccount.__table__)
 _entries = cast("sa.Table", LedgerEntry.__table__)
-_ACCOUNT = sa.select(*(_accounts.c[name] for name in AccountRow._fields))
+_holds = cast("sa.Table", Hold.__table__)
+_account_columns = [_accounts.c[name] for name in AccountRow._fields]
+_hold_columns = [_holds.c[name] for name in HoldRow._fields]
+_ACCOUNT = sa.select(*_account_columns)
 _ACCOUNT_OF = _ACCOUNT.where(_accounts.c.organization_id == sa.bindparam("organization_id"))
 _LOCK_ACCOUNT = _ACCOUNT_OF.with_for_update()
+_HOLD = sa.select(*_hold_columns).where(_holds.c.job_id == sa.bindparam("job_id"))
+# Rows are locked in the order of the tables here: the account first, as everywhere.
+_LOCK_HOLD = (
+    sa.select(*_account_columns, *_hold_columns)
+    .select_from(_accounts.join(_holds, _holds.c.organization_id == _accounts.c.organization_id))
+    .where(_holds.c.job_id == sa.bindparam("job_id"))
+    .with_for_update()
+)
 _INSERT_ENTRY = {
     name: insert(_entries).on_conflict_do_nothing(index_elements=["organization_id", "key"]).returning(_entries.c.seq)
     for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
 }
+_INSERT_HOLD = sa.insert(_holds)
+_RESOLVE_HOLD = (
+    sa.update(_holds)
+    .where(_holds.c.job_id == sa.bindparam("of_job"), _holds.c.resolved_at.is_(None))
+    .values(captured_nanos=sa.bindparam("captured"), resolved_at=sa.bindparam("at", type_=_holds.c.resolved_at.type))
+)
+_ADD_REFUND = (
+    sa.update(_holds)
+    .where(_holds.c.job_id == sa.bindparam("of_job"))
+    .values(refunded_nanos=_holds.c.refunded_nanos + sa.bindparam("more"))
+)
 
 
 def find_account(tx: Session, organization_id: str) -> AccountRow | None:
     """Read an organization's accounts."""
-    row = tx.execute(_ACCOUNT_OF, {"organization_id": organization_id}).first()
+    row = tx.connection().execute(_ACCOUNT_OF, {"organization_id": organization_id}).first()
     return None if row is None else AccountRow(*row)
 
 
 def lock_account(tx: Session, organization_id: str) -> AccountRow | None:
     """Read an organization's accounts as they are now, and keep others from changing them."""
-    row = tx.execute(_LOCK_ACCOUNT, {"organization_id": organization_id}).first()
+    row = tx.connection().execute(_LOCK_ACCOUNT, {"organization_id": organization_id}).first()
     return None if row is None else AccountRow(*row)
 
 
@@ -88,14 +132,12 @@ def ensure_account(tx: Session, organization_id: str, *, last_hash: str, now: da
 
 
 def insert_entry(tx: Session, entry: Mapping[str, object]) -> bool:
-    """Add an entry; False when the organization has one with the same key."""
-    return tx.execute(_INSERT_ENTRY[tx.get_bind().dialect.name], entry).first() is not None
+    """Add an entry; False when the organization has one with the same key.
 
-
-def update_account(tx: Session, entry: Mapping[str, object], after: Mapping[str, int]) -> None:
-    """Keep what an entry leaves on the accounts."""
-    statement = sa.update(_accounts).where(_accounts.c.organization_id == entry["organization_id"])
-    tx.execute(statement.values(**after, last_seq=entry["seq"], last_hash=entry["hash"], last_at=entry["created_at"]))
+    A trigger brings the organization's accounts up to date with it.
+    """
+    connection = tx.connection()
+    return connection.execute(_INSERT_ENTRY[connection.dialect.name], entry).first() is not None
 
 
 def list_accounts(tx: Session) -> list[AccountRow]:
@@ -190,43 +232,37 @@ def _sum_of_kind(columns: Any, kind: str, amount: Any) -> Any:
     return sa.func.sum(sa.case((columns.kind == kind, amount), else_=0))
 
 
-def find_hold(tx: Session, job_id: str) -> Hold | None:
-    """Read a job's hold as it is now."""
-    statement = sa.select(Hold).where(Hold.job_id == job_id)
-    return tx.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
+def find_hold(tx: Session, job_id: str) -> HoldRow | None:
+    """Read a job's hold."""
+    row = tx.connection().execute(_HOLD, {"job_id": job_id}).first()
+    return None if row is None else HoldRow(*row)
 
 
-def get_hold(tx: Session, job_id: str) -> Hold:
-    """Read a job's hold as it is now."""
-    row = find_hold(tx, job_id)
+def lock_hold(tx: Session, job_id: str) -> tuple[AccountRow, HoldRow]:
+    """Read a job's hold and its organization's accounts as they are now, and keep others from changing them."""
+    row = tx.connection().execute(_LOCK_HOLD, {"job_id": job_id}).first()
     assert row is not None, f"nothing is held for {job_id}"
-    return row
-
-
-def get_payer(tx: Session, job_id: str) -> str:
-    """Return the organization that a job's hold belongs to."""
-    found: str | None = tx.execute(sa.select(Hold.organization_id).where(Hold.job_id == job_id)).scalar_one_or_none()
-    assert found is not None, f"nothing is held for {job_id}"
-    return found
+    split = len(AccountRow._fields)
+    return AccountRow(*row[:split]), HoldRow(*row[split:])
 
 
 def insert_hold(tx: Session, purchase: Mapping[str, object], *, credit_nanos: int, now: datetime) -> None:
     """Set a job's price aside."""
-    values = {name: value for name, value in purchase.items() if name != "price_nanos"}
-    amounts = {"amount_nanos": purchase["price_nanos"], "credit_nanos": credit_nanos, "refunded_nanos": 0}
-    tx.execute(sa.insert(Hold).values(**values, **amounts, created_at=now))
+    values = dict(purchase)
+    values["amount_nanos"] = values.pop("price_nanos")
+    tx.connection().execute(
+        _INSERT_HOLD, values | {"credit_nanos": credit_nanos, "refunded_nanos": 0, "created_at": now}
+    )
 
 
 def resolve_hold(tx: Session, job_id: str, *, captured_nanos: int, now: datetime) -> None:
     """Note what became of a hold."""
-    statement = sa.update(Hold).where(Hold.job_id == job_id, Hold.resolved_at.is_(None))
-    tx.execute(statement.values(captured_nanos=captured_nanos, resolved_at=now), execution_options=_NO_SYNC)
+    tx.connection().execute(_RESOLVE_HOLD, {"of_job": job_id, "captured": captured_nanos, "at": now})
 
 
 def add_refund(tx: Session, job_id: str, nanos: int) -> None:
     """Note that so much more of a charge was given back."""
-    statement = sa.update(Hold).where(Hold.job_id == job_id).values(refunded_nanos=Hold.refunded_nanos + nanos)
-    tx.execute(statement, execution_options=_NO_SYNC)
+    tx.connection().execute(_ADD_REFUND, {"of_job": job_id, "more": nanos})
 
 
 def sum_open_holds(tx: Session, organization_id: str) -> int:

@@ -42,7 +42,10 @@ class Tokenization(Base):
 
 
 class LedgerAccount(Base):
-    """An organization's accounts as its last entry left them. Every entry locks this row, so that entries form a line."""
+    """An organization's accounts as its last entry left them: a trigger on the entries keeps them so.
+
+    Every entry locks this row, so that entries form a line.
+    """
 
     __tablename__ = "ledger_accounts"
     __table_args__ = (

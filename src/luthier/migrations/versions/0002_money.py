@@ -41,6 +41,22 @@ def _create_installation() -> None:
     )
 
 
+# An entry moves its amounts on its organization's accounts in the moment in which it is written, whoever writes it.
+_FOLLOW = """UPDATE ledger_accounts SET cash_nanos = cash_nanos + NEW.cash_nanos,
+    credit_nanos = credit_nanos + NEW.credit_nanos, held_nanos = held_nanos + NEW.held_nanos,
+    spent_nanos = spent_nanos + NEW.spent_nanos, last_seq = NEW.seq, last_hash = NEW.hash, last_at = NEW.created_at
+    WHERE organization_id = NEW.organization_id;"""
+FOLLOW = {
+    "sqlite": [f"CREATE TRIGGER ledger_entries_follow AFTER INSERT ON ledger_entries BEGIN {_FOLLOW} END"],
+    "postgresql": [
+        f"""CREATE FUNCTION follow_ledger_entry() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN {_FOLLOW} RETURN NULL; END $$""",
+        """CREATE TRIGGER ledger_entries_follow AFTER INSERT ON ledger_entries
+        FOR EACH ROW EXECUTE FUNCTION follow_ledger_entry()""",
+    ],
+}
+
+
 def upgrade() -> None:
     """Apply."""
     _create_installation()
@@ -135,7 +151,7 @@ def _create_ledger() -> None:
     )
     op.create_index("ix_ledger_entries_cause", "ledger_entries", ["cause_kind", "cause_id"], unique=False)
     op.create_index("ix_ledger_entries_created", "ledger_entries", ["organization_id", "created_at"], unique=False)
-    for statement in APPEND_ONLY[op.get_bind().dialect.name]:
+    for statement in APPEND_ONLY[op.get_bind().dialect.name] + FOLLOW[op.get_bind().dialect.name]:
         op.execute(statement)
 
 
