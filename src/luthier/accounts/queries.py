@@ -31,6 +31,33 @@ def get_organization_id(tx: Session, project_id: str) -> str:
     return tx.execute(sa.select(Project.organization_id).where(Project.id == project_id)).scalar_one()
 
 
+def list_organizations(tx: Session) -> Sequence[Organization]:
+    """Return every organization, oldest first."""
+    return tx.execute(sa.select(Organization).order_by(Organization.created_at, Organization.id)).scalars().all()
+
+
+def find_owner_of_slug(tx: Session, slug: str) -> str | None:
+    """Return whose the project with this slug is."""
+    return tx.execute(sa.select(Project.organization_id).where(Project.slug == slug)).scalar_one_or_none()
+
+
+def list_projects(tx: Session, organization_id: str) -> Sequence[Project]:
+    """Return an organization's projects, oldest first."""
+    statement = sa.select(Project).where(Project.organization_id == organization_id)
+    return tx.execute(statement.order_by(Project.created_at, Project.id)).scalars().all()
+
+
+def list_organization_keys(tx: Session, organization_id: str) -> Sequence[ApiKey]:
+    """Return the keys of all of an organization's projects, oldest first."""
+    statement = (
+        sa.select(ApiKey)
+        .join(Project, Project.id == ApiKey.project_id)
+        .where(Project.organization_id == organization_id)
+        .order_by(ApiKey.created_at, ApiKey.id)
+    )
+    return tx.execute(statement).scalars().all()
+
+
 def find_key_by_hash(tx: Session, secret_hash: bytes) -> tuple[ApiKey, Project, Organization] | None:
     """Return a key with its project and organization."""
     row = tx.execute(

@@ -49,6 +49,23 @@ class KeyView:
     last_used_at: datetime | None
 
 
+@dataclass(frozen=True)
+class OrganizationView:
+    """Who pays."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ProjectView:
+    """A project; its slug opens the names of output models."""
+
+    id: str
+    name: str
+    slug: str
+
+
 def authenticate(tx: Session, secret: str, *, master_key: bytes, now: datetime) -> Principal:
     """Return who a key belongs to. Raises Forbidden (``invalid_api_key``) when it is unknown, revoked or expired."""
     secret_hash = keys.hash_secret(secret, master_key)
@@ -176,6 +193,68 @@ def get_first_organization_id(tx: Session) -> str:
 def get_organization_id(tx: Session, project_id: str) -> str:
     """Return the organization that pays for a project."""
     return queries.get_organization_id(tx, project_id)
+
+
+def list_organizations(tx: Session) -> list[OrganizationView]:
+    """Return all organizations, oldest first."""
+    return [OrganizationView(row.id, row.name) for row in queries.list_organizations(tx)]
+
+
+def choose_organization(tx: Session, reference: str | None) -> OrganizationView:
+    """Return the organization with this id or with a project of this slug; None is the only one there is.
+
+    Raises NotFound, and InvalidRequest when None is said and there are several.
+    """
+    all_of_them = list_organizations(tx)
+    if reference is None:
+        if len(all_of_them) == 1:
+            return all_of_them[0]
+        raise InvalidRequest(
+            "organization_needed",
+            f"there are {len(all_of_them)} organizations, and none was named",
+            hint="name one by its id or by a project's slug: luthier billing organizations lists them",
+        )
+    owner = queries.find_owner_of_slug(tx, reference)
+    found = next((one for one in all_of_them if one.id in {reference, owner}), None)
+    if found is None:
+        raise NotFound(
+            "organization_not_found",
+            f"there is no organization, and no project, of this name: {reference}",
+            hint="luthier billing organizations lists their ids and their projects' slugs",
+        )
+    return found
+
+
+def list_projects(tx: Session, organization_id: str) -> list[ProjectView]:
+    """Return an organization's projects, oldest first."""
+    return [ProjectView(row.id, row.name, row.slug) for row in queries.list_projects(tx, organization_id)]
+
+
+def get_project(tx: Session, organization_id: str, reference: str) -> ProjectView:
+    """Return an organization's project by its id or slug. Raises NotFound."""
+    for project in list_projects(tx, organization_id):
+        if reference in {project.id, project.slug}:
+            return project
+    raise NotFound(
+        "project_not_found",
+        f"the organization has no such project: {reference}",
+        hint="name it by its id or slug: luthier whoami shows the key's own",
+    )
+
+
+def list_organization_keys(tx: Session, organization_id: str) -> list[KeyView]:
+    """Return the keys of all projects of an organization, revoked and expired ones too, oldest first."""
+    return [_view(row) for row in queries.list_organization_keys(tx, organization_id)]
+
+
+def get_organization_key(tx: Session, organization_id: str, key_id: str) -> KeyView:
+    """Return a key of any project of an organization. Raises NotFound."""
+    for key in list_organization_keys(tx, organization_id):
+        if key.id == key_id:
+            return key
+    raise NotFound(
+        "key_not_found", f"the organization has no API key: {key_id}", hint="luthier keys list shows a project's keys"
+    )
 
 
 def create_key(

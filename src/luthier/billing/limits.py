@@ -6,11 +6,12 @@ A month is a calendar month in UTC. What counts is what was charged in it, net o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, Literal
 
 from luthier.billing import limit_queries as queries
 from luthier.billing.money import MAX_NANOS
+from luthier.billing.months import get_month
 from luthier.billing.tables import SpendingLimit
 from luthier.db import Session
 from luthier.errors import InvalidRequest
@@ -94,7 +95,7 @@ def set_limit(
         tx.add(row)
     row.monthly_nanos = monthly_nanos
     row.updated_at = now
-    queries.delete_alerts(tx, scope, scope_id, period=get_period(now))  # they are told again for the new limit
+    queries.delete_alerts(tx, scope, scope_id, period=get_month(now).period)  # they are told again for the new limit
     tx.flush()
     return _view(tx, row, now)
 
@@ -150,17 +151,7 @@ def _require_limit(nanos: int) -> None:
         raise InvalidRequest("invalid_amount", f"not a limit: {nanos} nano-dollars", hint="give an amount from zero on")
 
 
-def get_period(moment: datetime) -> str:
-    """Return the month of a moment, as YYYY-MM in UTC."""
-    return moment.astimezone(UTC).strftime("%Y-%m")
-
-
-def get_month_start(moment: datetime) -> datetime:
-    """Return when the month of a moment began, in UTC."""
-    return moment.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-
-
 def _view(tx: Session, row: SpendingLimit, now: datetime) -> LimitView:
     scope: Scope = row.scope  # type: ignore[assignment]  # a CHECK holds the column to these
-    charged, held = queries.sum_used(tx, scope, row.scope_id, since=get_month_start(now))
-    return LimitView(scope, row.scope_id, row.monthly_nanos, charged + held, held, get_period(now))
+    charged, held = queries.sum_used(tx, scope, row.scope_id, since=get_month(now).start)
+    return LimitView(scope, row.scope_id, row.monthly_nanos, charged + held, held, get_month(now).period)
