@@ -73,15 +73,14 @@ def make_rows(median_words: int, seed: int) -> list[tuple[str, str]]:
     return [(make_text(rng.randint(5, 25)), make_text(draw_answer_words())) for _ in range(ROWS)]
 
 
-def fetch_model() -> Path:
-    """Return the folder of the base model, fetched once."""
-    folder = CACHE / "models"
+def fetch_model(folder: Path, name: str) -> Path:
+    """Return the folder of a built-in base model, fetched into ``folder`` once."""
     folder.mkdir(parents=True, exist_ok=True)
     order, result = folder / "order.json", folder / "result.json"
     if not result.exists():
-        order.write_bytes(msgspec.json.encode(FetchOrder(name=MODEL, source="builtin", reference=MODEL)))
-        command = ["fetch", str(order), "--models-dir", str(folder), "--result", str(result)]
-        subprocess.run([sys.executable, "-m", "luthier.catalog", *command], check=True)
+        order.write_bytes(msgspec.json.encode(FetchOrder(name=name, source="builtin", reference=name)))
+        places = ["--models-dir", str(folder), "--private-dir", str(CACHE / "home"), "--result", str(result)]
+        subprocess.run([sys.executable, "-m", "luthier.catalog", "fetch", str(order), *places], check=True)
     fetched = msgspec.json.decode(result.read_bytes(), type=FetchResult).fetched
     assert fetched is not None, result.read_text()
     return Path(fetched.path)
@@ -202,7 +201,7 @@ def main() -> int:
     if precision == "auto":
         precision = "default" if has_native_bf16(torch.device("cpu")) else "fp32"
     CACHE.mkdir(parents=True, exist_ok=True)
-    model = fetch_model()
+    model = fetch_model(CACHE / "models", MODEL)
     python = make_trl_python() if options.side != "luthier" else None
     ours: list[Result] = []
     theirs: list[Result] = []
