@@ -168,6 +168,7 @@ def run_trl(python: Path, model: Path, data: Path, threads: int, precision: str)
     }
     arguments = [f"--{name}={value}" for name, value in settings.items()]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(CACHE / "hf"), "TQDM_DISABLE": "1"}
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # as our worker has it: both sides share their cores with others alike
     shutil.rmtree(CACHE / "hf", ignore_errors=True)  # a prepared data set in the cache would spare TRL its work
     began = time.monotonic()
     script = str(ROOT / "bench" / "trl_sft.py")
