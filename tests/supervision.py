@@ -193,9 +193,11 @@ class Workshop:
         return loop.Supervisor(self.settings, self.database, store or self.store, self.clock, owner, **options)
 
     @contextlib.contextmanager
-    def supervised(self, *, store: ObjectStore | None = None, **options: Any) -> Iterator[loop.Supervisor]:
-        """Run a supervisor in a thread of this process."""
-        supervisor = self.make_supervisor(store=store, **options)
+    def supervised(
+        self, supervisor: loop.Supervisor | None = None, *, store: ObjectStore | None = None, **options: Any
+    ) -> Iterator[loop.Supervisor]:
+        """Run a supervisor in a thread of this process, and close it in the end."""
+        supervisor = supervisor or self.make_supervisor(store=store, **options)
         stop = threading.Event()
         thread = threading.Thread(target=supervisor.run_forever, args=(stop,))
         thread.start()

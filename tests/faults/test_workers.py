@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
+from luthier.db import Database
 from luthier.errors import Conflict
 from luthier.protocol import layout
 from luthier.supervisor import loop
+from luthier.supervisor.pace import Beat
 from supervision import FailingStore, Workshop, is_running, wait_until
 
 
@@ -138,7 +141,7 @@ def test_supervisor_when_its_lease_went_to_another_ends_its_worker_and_writes_no
     workshop = workshops(lease_s=1.1)
     workshop.plan(steps=10_000)
     job_id = workshop.make_job()
-    frozen = workshop.make_supervisor()  # frozen from when it is not ticked any more
+    frozen = workshop.make_supervisor()  # frozen from when it is not ticked any more; nor renews it any lease
     tick_until(frozen, lambda: workshop.get_job(job_id).step > 2)
     worker = workshop.wait_for_worker()
     os.kill(worker, signal.SIGSTOP)
@@ -153,8 +156,8 @@ def test_supervisor_when_its_lease_went_to_another_ends_its_worker_and_writes_no
     assert (workshop.list_events(job_id), workshop.list_steps(job_id), workshop.get_job(job_id)) == seen
     workshop.plan()
     next_job = workshop.make_job()
-    tick_until(frozen, lambda: workshop.get_job(next_job).state == "completed")
-    frozen.close()
+    with workshop.supervised(frozen):
+        workshop.wait_for_state(next_job, "completed")
 
 
 def test_worker_when_never_renewed_ends_itself_and_the_job_fails_by_our_fault(workshops):
@@ -345,6 +348,34 @@ def test_tick_when_repeated_changes_nothing(workshop):
         supervisor.tick()
     assert (workshop.get_job(job_id), workshop.list_events(job_id), workshop.list_steps(job_id)) == before
     supervisor.close()
+
+
+def test_change_when_loading_it_failed_is_seen_at_the_next_look(workshop):
+    workshop.plan(steps=10_000)
+    workshop.database = database = Unreadable(workshop.database.url)
+    job_id = workshop.make_job()
+    supervisor = workshop.make_supervisor()
+    supervisor._look = Beat(3600.0)  # nothing but the change itself makes it look
+    tick_until(supervisor, lambda: workshop.get_job(job_id).step > 1)
+    workshop.cancel(job_id)
+    database.is_down = True
+    supervisor.tick()
+    database.is_down = False
+    tick_until(supervisor, lambda: workshop.get_job(job_id).state == "cancelled")
+    supervisor.close()
+
+
+class Unreadable(Database):
+    """A database that can be read at times only."""
+
+    is_down = False
+
+    @contextlib.contextmanager
+    def read(self):
+        if self.is_down:
+            raise OSError("the connection was refused")
+        with super().read() as tx:
+            yield tx
 
 
 def test_run_when_another_supervisor_has_the_home_raises_conflict(workshop, stop_event):

@@ -32,6 +32,7 @@ from luthier.supervisor.chores import Chores
 from luthier.supervisor.durable import write_atomically
 from luthier.supervisor.launchers import Launcher
 from luthier.supervisor.launchers.subprocess import SubprocessLauncher
+from luthier.supervisor.leases import Leases
 from luthier.supervisor.pace import Backoff, Beat
 from luthier.supervisor.run import Run
 from luthier.supervisor.site import Site
@@ -69,6 +70,8 @@ class Supervisor:
         self._runs: dict[str, Run] = {}
         self._seen_pending: frozenset[str] = frozenset()
         self._held: dict[str, Claim] = {}
+        self._is_stale = True  # what is held may have changed since it was loaded
+        self._leases = Leases(self._site)
         self._changes = Changes(database)
         self._look = Beat(LOOK_EVERY_S)
         self._heartbeat = Beat(HEARTBEAT_EVERY_S)
@@ -81,6 +84,7 @@ class Supervisor:
     def run_forever(self, stop: threading.Event) -> None:
         """Tick until ``stop`` is set. Workers go on then; chores are ended and begun again by the next supervisor."""
         self._chores.clear_leftovers()
+        self._leases.start()
         while not stop.is_set():
             self.tick()
             stop.wait(self._site.settings.tick_s)
@@ -88,12 +92,14 @@ class Supervisor:
 
     def close(self) -> None:
         """End the chores and wait for background work; leave the workers alone."""
+        self._leases.stop()
         self._chores.stop()
         self._background.shutdown(cancel_futures=True)
         self._changes.close()
 
     def tick(self) -> None:
         """Do one round: what is under way always, the tables only when somebody wrote, or now and then."""
+        self._leases.note_tick()
         has_news = self._changes.have_come() or self._look.is_due()
         self._guarded("heartbeat", self._beat)
         self._guarded("chores", self._chores.look_after)
@@ -165,7 +171,11 @@ class Supervisor:
         faults.hit("adopt.after_commit")
         for claim in claims:
             _log.info("job taken over", job=claim.job_id, state=claim.state)
-            self._runs[claim.job_id] = Run(self._site, claim)
+            self._follow(claim)
+
+    def _follow(self, claim: Claim) -> None:
+        self._leases.keep(claim)
+        self._runs[claim.job_id] = Run(self._site, claim)
 
     def _claim(self) -> None:
         """Take the oldest job of the queue when a slot is free; one a tick, so that each starts before the next."""
@@ -176,14 +186,16 @@ class Supervisor:
             claim = queue.claim(tx, owner=self._owner, lease_s=self._site.settings.lease_s, now=self._site.clock.now())
         if claim is not None:
             faults.hit("claim.after_commit")
-            self._runs[claim.job_id] = Run(self._site, claim)
+            self._follow(claim)
 
     def _tick_runs(self, *, has_news: bool) -> None:
         if not self._runs:
             return
-        if has_news:
+        self._is_stale |= has_news
+        if self._is_stale:
             with self._site.database.read() as tx:
                 self._held = {claim.job_id: claim for claim in queue.list_held(tx, self._owner)}
+            self._is_stale = False
         for run in list(self._runs.values()):
             self._tick_run(run, self._held.get(run.job_id))
 
@@ -193,10 +205,12 @@ class Supervisor:
         except StorageFailed:
             raise
         except Exception as error:  # noqa: BLE001  one item's trouble must not stop the others
+            self._is_stale = True  # who knows what of it was written
             _log.exception("job could not be followed", job=run.job_id, again_in_s=run.fail(error))
         else:
             if is_over:
                 del self._runs[run.job_id]
+                self._leases.drop(run.job_id)
 
     def _tick_sweep(self) -> None:
         if self._sweeping is not None and self._sweeping.done():

@@ -1,4 +1,4 @@
-"""One job that this supervisor holds: its lease, its worker, its journal, until it is settled.
+"""One job that this supervisor holds: its worker, its journal, until it is settled.
 
 Nothing here must survive: all of it is read again from the database and the run directory.
 """
@@ -11,7 +11,7 @@ from concurrent.futures import Future
 
 from luthier import faults
 from luthier.errors import Unavailable
-from luthier.jobs import progress, queue
+from luthier.jobs import progress
 from luthier.jobs.queue import ClaimOutdated, LeaseLost
 from luthier.jobs.schemas import Claim, Outcome, ProgressUpdate
 from luthier.jobs.states import IllegalMove
@@ -23,7 +23,7 @@ from luthier.supervisor.archives import Archive, ArchiveDamaged
 from luthier.supervisor.decisions import Abandon, Ending, Kill, Launch, Observation, Patience, Settle, Terminate
 from luthier.supervisor.ingest import Stretch
 from luthier.supervisor.launchers import Worker
-from luthier.supervisor.pace import Backoff, Beat
+from luthier.supervisor.pace import Backoff
 from luthier.supervisor.preparation import CannotPrepare, prepare
 from luthier.supervisor.processes import Exit
 from luthier.supervisor.run_directory import RunDirectory, find_last_line
@@ -49,7 +49,6 @@ class Run:
         self._is_prepared = False
         self._launched_here = False
         self._patience = Patience(settings.stall_timeout_s, settings.cancel_grace_s)
-        self._renewal = Beat(settings.lease_s / 3)
         self._backoff = Backoff()
         self._task: Future[None] | None = None
         self._after_task: Callable[[], None] = lambda: None
@@ -72,18 +71,22 @@ class Run:
 
         ``held`` is the job as the database has it now, None when it is not this supervisor's any more.
         """
-        if held is None or held.token != self.token or not self._renew():
+        if held is None or held.token != self.token:
             return self._apply(Abandon())
         self._claim = held
+        may_try = self._backoff.is_over
         try:
             self._look()
             self._read()
-            return self._apply(decisions.decide(self._observe(), self._patience))
+            is_over = self._apply(decisions.decide(self._observe(), self._patience))
         except LeaseLost:
             return self._apply(Abandon())
         except (ClaimOutdated, IllegalMove) as error:
             _log.info("the job has changed since it was loaded", job=self.job_id, reason=str(error))
             return False  # cancelled, most likely: the next tick sees that
+        if may_try and self._task is None:
+            self._backoff.clear()
+        return is_over
 
     def fail(self, error: Exception) -> float:
         """Note that a tick failed; return the pause before the next try. After long enough the run is broken."""
@@ -95,19 +98,6 @@ class Run:
             message = f"the server could not go on with the job for {give_up_s:g} s: {words}"
             self._broken = Ending("error", kind=kind, message=message, hint="create the job again when that is mended")
         return pause_s
-
-    def _renew(self) -> bool:
-        if not self._renewal.is_due():
-            return True
-        settings = self._site.settings
-        with self._site.database.transaction() as tx:
-            is_held = queue.renew(
-                tx, self.job_id, token=self.token, lease_s=settings.lease_s, now=self._site.clock.now()
-            )
-        if is_held and self._directory.path.exists():
-            self._directory.touch_lease()
-            self._directory.trim_log()
-        return is_held
 
     def _look(self) -> None:
         """See how the worker is. This comes before the journal is read: what a dead one wrote is then complete."""

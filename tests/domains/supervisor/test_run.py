@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from concurrent.futures import Executor, Future
 
 import msgspec
@@ -22,6 +23,7 @@ from luthier.settings import Settings
 from luthier.storage import DiskStore
 from luthier.supervisor.run import Run
 from luthier.supervisor.site import Site
+from supervision import wait_until
 
 STEPS = 4
 TICKS = 8  # more than it takes to store every archive of the story
@@ -46,7 +48,13 @@ class LossyDatabase(Database):
 
 
 class Immortal:
-    """A worker that lives on whatever happens."""
+    """A worker that lives on whatever happens, and its launcher."""
+
+    def __init__(self) -> None:
+        self.kills = 0
+
+    def find(self, _directory):
+        return self
 
     def find_exit(self):
         return None
@@ -54,14 +62,8 @@ class Immortal:
     def terminate(self) -> None:
         """Go on."""
 
-    kill = terminate
-
-
-class Here:
-    """A launcher whose worker is there already."""
-
-    def find(self, _directory):
-        return Immortal()
+    def kill(self) -> None:
+        self.kills += 1
 
 
 class AtOnce(Executor):
@@ -79,18 +81,19 @@ class AtOnce(Executor):
 class Bench:
     """A running job, its journal, and a run that is ticked by hand; the supervisor may be forgotten at any time."""
 
-    def __init__(self, home, database, clock) -> None:
+    def __init__(self, home, database, clock, *, give_up_s=600.0) -> None:
         home.joinpath("runs").mkdir(parents=True)
         self.clock = clock
+        self.worker = Immortal()
         self.database = LossyDatabase(database.url)
         self.site = Site(
             Settings(home=home),
             self.database,
             DiskStore(home / "objects"),
             clock,
-            Here(),
+            self.worker,
             AtOnce(),
-            give_up_s=600.0,
+            give_up_s=give_up_s,
             policy=factories.POLICY,
         )
         with self.database.transaction() as tx:
@@ -169,8 +172,8 @@ def metric(step):
 def make_bench(tmp_path, database, clock):
     made = []
 
-    def make() -> Bench:
-        made.append(Bench(tmp_path / f"home-{len(made)}", database, clock))
+    def make(**options) -> Bench:
+        made.append(Bench(tmp_path / f"home-{len(made)}", database, clock, **options))
         return made[-1]
 
     yield make
@@ -184,7 +187,6 @@ def bench(make_bench):
 
 
 def test_stretch_when_the_acknowledgement_of_its_commit_is_lost_is_kept_once(bench):
-    bench.tick()  # renews the lease
     bench.write(*bench.make_story()[:4])
     bench.database.losses = 1
     with pytest.raises(ConnectionLost):
@@ -221,6 +223,27 @@ def test_outputs_when_the_cancellation_lands_before_their_rows_are_not_kept(benc
     assert job[:2] == ("cancel_requested", STEPS)
     assert kept == [("adapter", 2, False)]
     assert "model_upload_complete" not in [kind for _, kind, _ in events]
+
+
+def test_failures_when_good_ticks_lie_between_them_do_not_add_up(make_bench):
+    bench = make_bench(give_up_s=0.8)
+    bench.run.fail(ConnectionLost("one hiccup"))
+    end_at = time.monotonic() + 1.0
+    wait_until(lambda: bench.tick() or time.monotonic() > end_at, what="a second of a worker's silence")
+    bench.run.fail(ConnectionLost("another hiccup"))
+    bench.tick()
+    assert bench.worker.kills == 0
+
+
+def test_failures_when_nothing_else_comes_end_the_run(make_bench):
+    bench = make_bench(give_up_s=0.8)
+    bench.tick()
+    end_at = time.monotonic() + 1.0
+    wait_until(
+        lambda: bench.run.fail(ConnectionLost("down")) and time.monotonic() > end_at, what="a second of failures"
+    )
+    bench.tick()
+    assert bench.worker.kills == 1
 
 
 # I7: ingesting any prefix of a journal any number of times gives the same rows.
