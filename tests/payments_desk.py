@@ -163,14 +163,14 @@ class Desk:
         self.delivered |= {event["id"] for event in new}
         return [self.deliver(event) for event in new]
 
-    def spend(self, dollars: float) -> None:
-        """Take so much from the balance, as an operator's correction."""
+    def spend(self, dollars: float, key: str | None = None) -> None:
+        """Take so much from the balance, as an operator's correction; once for a key."""
         with self.database.transaction() as tx:
             ledger.adjust(
                 tx,
                 self.organization_id,
                 -round(dollars * DOLLAR),
-                key=f"spend-{self._pass()}",
+                key=key or f"spend-{self._pass()}",
                 cause=Cause("operator", "test"),
                 note="Spent",
                 now=self.clock.now(),

@@ -96,7 +96,11 @@ def get_setup(tx: Session, organization_id: str, setup_id: str) -> CardSetupView
     """Return the saving of a card, as it was last told. Raises NotFound."""
     row = queries.find_setup(tx, setup_id)
     if row is None or row.organization_id != organization_id:
-        raise NotFound("card_setup_not_found", f"there is no card being saved with this id: {setup_id}")
+        raise NotFound(
+            "card_setup_not_found",
+            f"the organization has no card being saved with this id: {setup_id}",
+            hint="begin again: luthier billing cards add",
+        )
     return _view_setup(tx, row)
 
 

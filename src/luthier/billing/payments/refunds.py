@@ -131,7 +131,11 @@ def _require_refundable(payment: Payment) -> int:
         )
     left = payment.amount_nanos - payment.refunded_nanos - payment.disputed_nanos
     if left <= 0:
-        raise Conflict("payment_not_refundable", "nothing is left of the payment: it was refunded or is disputed")
+        raise Conflict(
+            "payment_not_refundable",
+            "nothing is left of the payment: it was refunded or is disputed",
+            hint="see what is left of it: luthier billing payments",
+        )
     return left
 
 
