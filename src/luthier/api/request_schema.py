@@ -57,7 +57,9 @@ class EstimateBody(_Body):
     validation_file: str | None = None
     model: str = Field(description="Name of a base model, see /v1/models")
     n_epochs: int = 1
-    n_evals: int = Field(default=0, description="Evaluations over the job; needs validation_file")
+    n_evals: int = Field(default=0, description="Evaluations over the job, at most one a step; needs validation_file")
+    batch_size: int | Literal["max"] = "max"
+    gradient_accumulation_steps: int | None = None
     packing: bool = Field(default=True, description="False bills every row as a whole sequence")
     max_seq_length: int | None = Field(default=None, description="The model's limit when left out")
     training_type: TrainingType | None = None
@@ -69,8 +71,6 @@ class JobBody(EstimateBody):
 
     suffix: str | None = Field(default=None, description="Becomes part of the output model's name")
     n_checkpoints: int = 1
-    batch_size: int | Literal["max"] = "max"
-    gradient_accumulation_steps: int | None = None
     learning_rate: float = 1e-5
     lr_scheduler: Scheduler | None = None
     warmup_ratio: float = 0.0

@@ -116,6 +116,8 @@ class JobRequest:
             validation_file=self.validation_file,
             n_epochs=self.n_epochs,
             n_evals=self.n_evals,
+            batch_size=self.batch_size,  # decides the steps, and a job is evaluated at most once a step
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
             packing=self.packing,
             max_seq_length=self.max_seq_length,
             training_type=training_type,
