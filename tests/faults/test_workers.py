@@ -351,11 +351,12 @@ def test_tick_when_repeated_changes_nothing(workshop):
 
 
 def test_change_when_loading_it_failed_is_seen_at_the_next_look(workshop):
-    workshop.plan(steps=10_000)
+    workshop.plan(hang_at=3, steps=1000)
     workshop.database = database = Unreadable(workshop.database.url)
     job_id = workshop.make_job()
     supervisor = workshop.make_supervisor()
-    supervisor._look = Beat(3600.0)  # nothing but the change itself makes it look
+    for beat in ("_look", "_heartbeat", "_adoption"):  # nothing but the change itself makes it look
+        setattr(supervisor, beat, Beat(3600.0))
     tick_until(supervisor, lambda: workshop.get_job(job_id).step > 1)
     workshop.cancel(job_id)
     database.is_down = True
