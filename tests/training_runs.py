@@ -77,13 +77,13 @@ class Run:
         self.path = path
         self.spec = training_spec
 
-    def train(self):
-        """Run the job in this process; return the messages. Raises what run_job raises."""
+    def train(self, stop=None):
+        """Run the job in this process; return the messages. Raises what run_job raises. ``stop`` is never set by itself."""
         from luthier.training.failures import Progress
         from luthier.training.run import run_job
 
         with journal.JournalWriter(self.path / layout.JOURNAL) as writer:
-            writer.write(run_job(self.path, self.spec, writer, threading.Event(), Progress()))
+            writer.write(run_job(self.path, self.spec, writer, stop or threading.Event(), Progress()))
         return self.read()
 
     def start(self):

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 
 import msgspec
 import peft
@@ -14,8 +15,8 @@ import transformers
 import yaml
 from safetensors.torch import load_file
 
-from luthier.protocol import journal, spec
-from luthier.training import loop
+from luthier.protocol import journal, layout, spec
+from luthier.training import loop, watch
 from training_runs import make_rows
 
 ROWS = make_rows(10, seed=1)
@@ -75,7 +76,6 @@ def test_losses_equal_a_plain_loop_over_transformers_and_peft(make_run, tiny, tr
 def _train_plainly(run, tiny, training_type):
     """The oracle: padded batches, transformers' model and loss, PEFT's adapter, torch's AdamW."""
     from luthier.datasets.tokens import open_tokens
-    from luthier.protocol import layout
     from luthier.training import lora
     from luthier.training.devices import Place
     from luthier.training.model import load_model
@@ -241,3 +241,48 @@ def test_adapter_config_is_one_that_peft_reads_without_a_warning(make_run, unpac
     assert config.base_model_name_or_path == "luthier/tiny"
     assert json.loads((folder / "adapter_config.json").read_text())["target_modules"] == sorted(config.target_modules)
     assert not recwarn.list
+
+
+def test_journal_when_a_step_or_an_evaluation_takes_long_tells_that_they_go_on(make_run, monkeypatch):
+    monkeypatch.setattr(watch, "WORKING_EVERY_S", 0.0)
+    monkeypatch.setitem(loop.BATCH_TOKENS, "cpu", 1)  # a row a batch
+    messages = make_run(ROWS[:4], validation=VALIDATION, n_evals=1, batch_size=4, packing=False).train()
+    names = [type(message).__name__ for message in messages]
+    assert names[3:14] == ["Working"] * 4 + ["Metric", "EpochComplete"] + ["Working"] * 4 + ["Metric"]
+    tokens = [message.tokens for message in messages if isinstance(message, journal.Working)]
+    assert tokens[0] == tokens[4] == 0
+    assert tokens[1] < tokens[2] < tokens[3]
+
+
+def test_journal_when_steps_are_short_holds_no_signs_of_life(make_run):
+    messages = make_run(ROWS, batch_size=1).train()
+    assert not [message for message in messages if isinstance(message, journal.Working)]
+
+
+class _StopsAfter(threading.Event):
+    """Set once it was asked for so many times."""
+
+    def __init__(self, asked):
+        super().__init__()
+        self.left = asked
+
+    def is_set(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize(("asked", "steps"), [(3, 0), (4, 1), (8, 1), (9, 2)])
+def test_job_when_told_to_stop_gives_the_step_up_at_its_next_batch(make_run, monkeypatch, asked, steps):
+    monkeypatch.setitem(loop.BATCH_TOKENS, "cpu", 1)
+    run = make_run(ROWS[:4], validation=VALIDATION[:1], n_evals=2, n_epochs=2, batch_size=4, packing=False)
+    messages = run.train(_StopsAfter(asked))
+    assert len(_list_losses(messages)) == steps
+    assert messages[-1] == journal.Finished(at=messages[-1].at, step=steps, epochs_completed=steps, stopped=True)
+    assert not (run.path / layout.OUTPUT_DIR).exists()
+
+
+def test_job_when_told_to_stop_while_the_outputs_are_written_finishes(make_run):
+    # One batch, and the question whether the outputs are wanted.
+    messages = make_run(ROWS[:2], packing=False).train(_StopsAfter(2))
+    assert [message.kind for message in messages if isinstance(message, journal.Exported)] == ["adapter", "merged"]
+    assert not messages[-1].stopped

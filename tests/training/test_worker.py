@@ -30,7 +30,7 @@ def test_worker_when_started_twice_writes_the_same_archives_and_exits_0(make_run
     assert [name for name, _ in digests[0]] == ["step-000003.tar.zst", "adapter.tar.zst", "merged.tar.zst"]
 
 
-def test_worker_when_told_to_stop_finishes_its_step_and_leaves_no_output(make_run):
+def test_worker_when_told_to_stop_ends_at_its_last_step_and_leaves_no_output(make_run):
     run = make_run(ROWS, n_epochs=20_000, batch_size=1)
     process = run.start()
     run.wait_for(journal.Metric, process)

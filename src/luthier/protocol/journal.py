@@ -66,6 +66,13 @@ class Metric(_Message, frozen=True, tag="metric"):
     seconds_remaining: float | None = None
 
 
+class Working(_Message, frozen=True, tag="working"):
+    """A sign of life from inside a long step or evaluation: ``tokens`` of it are computed."""
+
+    step: int
+    tokens: int
+
+
 class EpochComplete(_Message, frozen=True, tag="epoch_complete"):
     """All rows of epoch number ``epoch`` (from 1) were seen."""
 
@@ -141,6 +148,7 @@ Message = (
     | ModelLoaded
     | TrainingStarted
     | Metric
+    | Working
     | EpochComplete
     | CheckpointSaved
     | Exporting

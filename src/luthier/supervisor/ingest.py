@@ -167,7 +167,7 @@ class _Translation:
             case journal.Notice():
                 self.tell(message, "warning", message.message[:TEXT_MAX_CHARS], level="warning", step=message.step)
             case _:
-                pass  # started: only that it was heard of
+                pass  # started, working: only that it was heard of
 
     def take_metric(self, metric: journal.Metric) -> None:
         self.metrics.append(

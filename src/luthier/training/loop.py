@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
 
 from luthier.protocol.journal import Metric
 from luthier.protocol.spec import Hyperparameters
-from luthier.training.batches import Rows
+from luthier.training.batches import Batch, Rows
 from luthier.training.card import Results
 from luthier.training.failures import NonFiniteLoss
 from luthier.training.model import Model
 from luthier.training.optimizer import AdamW
 from luthier.training.plan import Plan, Step
 from luthier.training.schedule import get_factor
+from luthier.training.watch import Pulse
 
 # How many tokens are computed at once. It changes neither the step (the gradient of a step is a sum over its tokens)
 # nor the memory that batch_size needs. Measured on a CPU: 512 keep a block's activations in the cache; accelerators
@@ -31,13 +32,21 @@ class Trainer:
     """Takes the steps of one job and evaluates it; ``results`` are where it stands."""
 
     def __init__(
-        self, model: Model, rows: Rows, validation: Rows | None, plan: Plan, hyperparameters: Hyperparameters
+        self,
+        model: Model,
+        rows: Rows,
+        validation: Rows | None,
+        plan: Plan,
+        hyperparameters: Hyperparameters,
+        *,
+        pulse: Pulse,
     ) -> None:
         self._model = model
         self._rows = rows
         self._validation = validation
         self._plan = plan
         self._chosen = hyperparameters
+        self._pulse = pulse
         self._optimizer = AdamW(
             [parameter for parameter in model.module.parameters() if parameter.requires_grad],
             weight_decay=hyperparameters.weight_decay,
@@ -51,12 +60,12 @@ class Trainer:
         self.results = Results(total_steps=plan.total_steps, precision=model.place.precision)
 
     def take_step(self, step: Step) -> Metric:
-        """Learn from the step's rows. Raises NonFiniteLoss; the weights are then those of the step before."""
+        """Learn from the step's rows. Raises NonFiniteLoss or Stopped; the weights are then those of the step before."""
         started = time.monotonic()
         learning_rate = self._chosen.learning_rate * get_factor(
             self._chosen.schedule, step.number, self._plan.total_steps
         )
-        loss = self._add_gradients(step.rows)
+        loss = self._add_gradients(step)
         grad_norm = self._optimizer.step(learning_rate)
         tokens, step_s = sum(self._rows.lengths[row] for row in step.rows), time.monotonic() - started
         self.results = replace(self.results, tokens=self.results.tokens + tokens, train_loss=loss, eval_loss=None)
@@ -72,26 +81,27 @@ class Trainer:
             seconds_remaining=self._pace.record_step(tokens, step_s),
         )
 
-    def _add_gradients(self, rows: Sequence[int]) -> float:
+    def _add_gradients(self, step: Step) -> float:
         """Return the mean loss over all trained tokens of the rows, however they are divided into batches."""
         self._model.module.train()
-        batches = list(self._rows.cut(rows, self._batch_tokens))
+        batches = list(self._rows.cut(step.rows, self._batch_tokens))
         targets = sum(len(batch.targets) for batch in batches)
         loss = 0.0
-        for batch in batches:
+        for batch in self._watch(batches, step):
             part = self._model.sum_losses(batch) / max(1, targets)
             loss = require_finite(loss + part.item())
             part.backward()  # type: ignore[no-untyped-call]  # torch's own
         return loss
 
     def evaluate(self, step: Step) -> Metric:
-        """Return the mean loss over the trained tokens of the validation rows."""
+        """Return the mean loss over the trained tokens of the validation rows. Raises NonFiniteLoss or Stopped."""
         assert self._validation is not None, "an evaluation without rows"
         started = time.monotonic()
         self._model.module.eval()
         total, targets = 0.0, 0
         with torch.no_grad():
-            for batch in self._validation.cut(range(len(self._validation.lengths)), self._batch_tokens):
+            batches = self._validation.cut(range(len(self._validation.lengths)), self._batch_tokens)
+            for batch in self._watch(batches, step):
                 total += self._model.sum_losses(batch).item()
                 targets += len(batch.targets)
         loss, tokens = require_finite(total / max(1, targets)), sum(self._validation.lengths)
@@ -105,6 +115,14 @@ class Trainer:
             tokens=tokens,
             step_s=time.monotonic() - started,
         )
+
+    def _watch(self, batches: Iterable[Batch], step: Step) -> Iterator[Batch]:
+        """Yield the batches with a beat before each."""
+        tokens = 0
+        for batch in batches:
+            self._pulse.beat(step.number, tokens)
+            yield batch
+            tokens += len(batch.input_ids)
 
 
 def require_finite(loss: float) -> float:

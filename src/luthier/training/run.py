@@ -27,12 +27,16 @@ from luthier.training.failures import DataFault, Progress
 from luthier.training.loop import Trainer
 from luthier.training.model import load_model
 from luthier.training.plan import make_plan
+from luthier.training.watch import Pulse, Stopped
 
 
 def run_job(
     directory: Path, spec: TrainingSpec, journal: JournalWriter, stop: threading.Event, progress: Progress
 ) -> Finished:
-    """Train, write the outputs and return the journal's last message. Raises whatever goes wrong."""
+    """Train, write the outputs and return the journal's last message. Raises whatever goes wrong.
+
+    ``stop`` ends the training at its next batch. Once that is over it counts no more: the outputs are written.
+    """
     chosen = spec.hyperparameters
     place = devices.choose_place(spec.device)
     devices.make_deterministic(chosen.random_seed, spec.device.threads)
@@ -46,31 +50,32 @@ def run_job(
     adapted = lora.attach(model.module, chosen.training_type) if isinstance(chosen.training_type, Lora) else {}
     journal.write(ModelLoaded(param_count=model.param_count, trainable_param_count=model.count_trained()))
 
-    trainer = Trainer(model, rows, validation, plan, chosen)
+    pulse = Pulse(journal, stop)
+    trainer = Trainer(model, rows, validation, plan, chosen, pulse=pulse)
     exporter = Exporter(directory, spec, dict(model.module.named_parameters()), adapted)
     journal.write(
         TrainingStarted(
             total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch, train_tokens=sum(rows.lengths)
         )
     )
-    for step in plan.iterate_steps(chosen.random_seed):
-        journal.write(trainer.take_step(step))
-        progress.step = step.number
-        if step.ends_epoch:
-            journal.write(EpochComplete(epoch=step.epoch, step=step.number))
-        if stop.is_set():
-            break
-        if step.number in plan.evaluate_at:
-            journal.write(trainer.evaluate(step))
-        if step.number in plan.save_at:
-            journal.write(exporter.save_checkpoint(step.number, trainer.results), durable=True)
+    try:
+        for step in plan.iterate_steps(chosen.random_seed):
+            journal.write(trainer.take_step(step))
+            progress.step = step.number
+            if step.ends_epoch:
+                journal.write(EpochComplete(epoch=step.epoch, step=step.number))
+            if step.number in plan.evaluate_at:
+                journal.write(trainer.evaluate(step))
+            if step.number in plan.save_at:
+                journal.write(exporter.save_checkpoint(step.number, trainer.results), durable=True)
+        pulse.require_wanted()
+    except Stopped:
+        return Finished(step=progress.step, epochs_completed=progress.step // plan.steps_per_epoch, stopped=True)
 
-    if not stop.is_set():
-        journal.write(Exporting(step=progress.step))
-        for kind in exporter.list_outputs():
-            journal.write(exporter.save_output(kind, progress.step, trainer.results), durable=True)
-    epochs_completed = progress.step // plan.steps_per_epoch
-    return Finished(step=progress.step, epochs_completed=epochs_completed, stopped=stop.is_set())
+    journal.write(Exporting(step=progress.step))
+    for kind in exporter.list_outputs():
+        journal.write(exporter.save_output(kind, progress.step, trainer.results), durable=True)
+    return Finished(step=progress.step, epochs_completed=plan.n_epochs)
 
 
 def _tell_start(spec: TrainingSpec, place: Place, journal: JournalWriter) -> None:

@@ -1,4 +1,4 @@
-"""What may end a run from outside: SIGTERM, and a lease that nobody renews."""
+"""What may end a run from outside: SIGTERM, a lease that nobody renews, and silence, which signs of life prevent."""
 
 from __future__ import annotations
 
@@ -8,17 +8,43 @@ import threading
 import time
 from pathlib import Path
 
-from luthier.protocol.journal import Failed, JournalWriter
+from luthier.protocol.journal import Failed, JournalWriter, Working
 
 LEASE_LOST_EXIT = 1
 CHECKS_A_LEASE = 20  # the lease is looked at this often while it lasts: it is overrun by 5 % at most
+WORKING_EVERY_S = 10.0  # far below any time-out for silence, and a journal of a few MB for a step of days
+
+
+class Stopped(Exception):
+    """The run was told to stop; the step that was under way is given up."""
 
 
 def listen_for_stop() -> threading.Event:
-    """Return what SIGTERM sets; the loop looks at it after each step."""
+    """Return what SIGTERM sets; ``Pulse`` looks at it before each batch."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     return stop
+
+
+class Pulse:
+    """Beats before each batch: tells that a long step or evaluation goes on, and ends one that should not."""
+
+    def __init__(self, journal: JournalWriter, stop: threading.Event) -> None:
+        self._journal = journal
+        self._stop = stop
+        self._told_at = time.monotonic()
+
+    def beat(self, step: int, tokens: int) -> None:
+        """Tell that ``tokens`` of this step are computed, but not more often than others need it. Raises Stopped."""
+        self.require_wanted()
+        if time.monotonic() - self._told_at >= WORKING_EVERY_S:
+            self._journal.write(Working(step=step, tokens=tokens))
+            self._told_at = time.monotonic()
+
+    def require_wanted(self) -> None:
+        """Raise Stopped when the run was told to stop."""
+        if self._stop.is_set():
+            raise Stopped
 
 
 class LeaseWatch(threading.Thread):

@@ -48,6 +48,7 @@ BEGINNING = [
     journal.CheckpointSaved(step=2, kind="adapter", archive=entry("checkpoints/a")),
     journal.Notice(message="one row was cut", step=2),
     metric(3),
+    journal.Working(step=4, tokens=5),
     metric(4),
     journal.CheckpointSaved(step=4, kind="adapter", archive=entry("checkpoints/b")),
     journal.EpochComplete(epoch=1, step=4),
