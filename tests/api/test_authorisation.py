@@ -12,8 +12,16 @@ from luthier.artifacts import service as artifacts
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 
-# Open to anybody: probes, the document itself, and the upload URL, which carries its own signature.
-PUBLIC = {"GET /healthz", "GET /readyz", "GET /metrics", "PUT /v1/uploads/{upload_id}"}
+# Open to anybody: probes, the document itself, what carries its own signature (upload URLs, webhooks), and the page
+# that a card's owner comes back to.
+PUBLIC = {
+    "GET /healthz",
+    "GET /readyz",
+    "GET /metrics",
+    "PUT /v1/uploads/{upload_id}",
+    "POST /api/billing/webhooks/stripe",
+    "GET /api/billing/return",
+}
 ADMIN = {
     "GET /api/keys",
     "POST /api/keys",
