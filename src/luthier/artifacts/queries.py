@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 
@@ -16,6 +16,11 @@ def find_artifact(tx: Session, *, job_id: str, step: int, kind: str, is_final: b
         Artifact.job_id == job_id, Artifact.step == step, Artifact.kind == kind, Artifact.is_final == int(is_final)
     )
     return tx.execute(statement).scalar_one_or_none()
+
+
+def delete_artifacts(tx: Session, job_ids: Collection[str]) -> None:
+    """Remove the jobs' artifacts."""
+    tx.execute(sa.delete(Artifact).where(Artifact.job_id.in_(job_ids)))
 
 
 def list_artifacts(tx: Session, project_id: str, job_id: str) -> Sequence[Artifact]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, cast
@@ -14,6 +14,8 @@ from luthier.artifacts import queries
 from luthier.artifacts.tables import Artifact
 from luthier.db import Session
 from luthier.errors import InvalidRequest, NotFound
+
+OBJECT_PREFIX = "artifacts/"
 
 Kind = Literal["adapter", "merged", "model"]
 Checkpoint = Literal["adapter", "merged", "model_output_path"]
@@ -39,7 +41,17 @@ class ArtifactView:
 def name_object(job_id: str, *, step: int, kind: Kind, is_final: bool) -> str:
     """Return where the archive's bytes belong: the same for the same archive, so storing it again is harmless."""
     stage = "final" if is_final else "checkpoint"
-    return f"artifacts/{job_id}/{stage}-{step:08d}-{kind}.tar.zst"
+    return f"{OBJECT_PREFIX}{job_id}/{stage}-{step:08d}-{kind}.tar.zst"
+
+
+def get_job_id(object_key: str) -> str:
+    """Return whose archive this is; the opposite of ``name_object``."""
+    return object_key.removeprefix(OBJECT_PREFIX).partition("/")[0]
+
+
+def forget(tx: Session, job_ids: Collection[str]) -> None:
+    """Make the jobs' archives unknown; the caller removes the bytes once this is committed."""
+    queries.delete_artifacts(tx, job_ids)
 
 
 def record(

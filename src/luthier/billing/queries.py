@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -23,6 +23,22 @@ def find_row_for_update(tx: Session, key: str) -> Tokenization | None:
     """Read a tokenization as it is now, and keep others from changing it until the transaction ends."""
     statement = sa.select(Tokenization).where(Tokenization.key == key).with_for_update()
     return tx.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
+
+
+def list_rows(tx: Session, keys: Collection[str]) -> Sequence[Tokenization]:
+    """Read tokenizations."""
+    return tx.execute(sa.select(Tokenization).where(Tokenization.key.in_(keys))).scalars().all()
+
+
+def list_keys(tx: Session, statuses: Collection[str]) -> Sequence[str]:
+    """Return the keys of the tokenizations in these states, oldest first."""
+    statement = sa.select(Tokenization.key).where(Tokenization.status.in_(statuses))
+    return tx.execute(statement.order_by(Tokenization.created_at, Tokenization.key)).scalars().all()
+
+
+def delete_rows(tx: Session, keys: Collection[str]) -> None:
+    """Remove tokenizations."""
+    tx.execute(sa.delete(Tokenization).where(Tokenization.key.in_(keys)))
 
 
 def find_claimable_row(tx: Session, now: datetime) -> Tokenization | None:

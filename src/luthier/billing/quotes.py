@@ -1,12 +1,14 @@
-"""Exact token counts for prices: asked for by content, worked out once by a chore, kept for good.
+"""Exact token counts for prices: asked for by content, worked out once by a chore, kept while somebody has the content.
 
 A row goes queued → running → ready; ``rejected`` when the data cannot be trained on (for good), ``failed``
-when we could not do it in ``MAX_ATTEMPTS`` (a new request tries again).
+when we could not do it in ``MAX_ATTEMPTS`` (a new request tries again). One that is not queued or running may be
+forgotten; what is said of it afterwards changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -18,6 +20,8 @@ from luthier.billing.tables import Tokenization
 from luthier.datasets import tokens
 from luthier.db import Session
 
+OBJECT_PREFIX = "tokens/"
+SETTLED = ("ready", "rejected", "failed")
 MAX_ATTEMPTS = 3  # a machine that was short of memory for a moment is tried again; one that always is, is not
 
 TrainOnInputs = Literal["auto", "true", "false"]
@@ -33,6 +37,15 @@ class TokenizationView:
     object_key: str | None
     counts: Mapping[str, int | list[int]] | None
     error: Mapping[str, str | None] | None
+
+
+@dataclass(frozen=True)
+class SettledView:
+    """A count that nobody works on, by what it is good for: this content with this tokenizer."""
+
+    key: str
+    file_sha256: str
+    tokenizer_digest: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ def request(
     caller that asked before, and is to be told.
     """
     key = tokens.make_key(file_sha256, tokenizer_digest, max_seq_length, train_on_inputs)
-    row = queries.find_row(tx, key)
+    row = queries.find_row_for_update(tx, key)  # who may go on to use it must not have it forgotten meanwhile
     if row is None:
         fresh = Tokenization(
             key=key,
@@ -137,15 +150,17 @@ def claim(tx: Session, *, now: datetime, claim_s: float) -> TokeniseOrder | None
 
 def renew(tx: Session, key: str, *, now: datetime, claim_s: float) -> None:
     """Say that a claimed request is still being worked on."""
-    row = _get_row(tx, key)
-    if row.status == "running":
+    row = queries.find_row_for_update(tx, key)
+    if row is not None and row.status == "running":
         row.claimed_until = now + timedelta(seconds=claim_s)
 
 
 def record(tx: Session, key: str, *, object_key: str, counts: Mapping[str, object], now: datetime) -> None:
-    """Keep the counts, and where the tokens are. Twice is as good as once: the same key gives the same tokens."""
+    """Keep the counts, and where the tokens are. The first answer counts: the same key gives the same tokens."""
     del now  # what is kept does not depend on when
-    row = _get_row(tx, key)
+    row = queries.find_row_for_update(tx, key)
+    if row is None or row.status in SETTLED:
+        return  # and these tokens are an orphan that the sweep removes, or has removed
     row.status, row.claimed_until, row.error = "ready", None, None
     row.object_key = object_key
     row.counts = dict(counts)
@@ -154,8 +169,8 @@ def record(tx: Session, key: str, *, object_key: str, counts: Mapping[str, objec
 def reject(tx: Session, key: str, error: Mapping[str, str | None], *, now: datetime) -> None:
     """Keep why the data cannot be trained on (code, message, hint); no other attempt is made."""
     del now  # see record
-    row = _get_row(tx, key)
-    if row.status == "running":
+    row = queries.find_row_for_update(tx, key)
+    if row is not None and row.status == "running":
         row.status, row.claimed_until = "rejected", None
         row.error = dict(error)
 
@@ -163,13 +178,52 @@ def reject(tx: Session, key: str, error: Mapping[str, str | None], *, now: datet
 def fail(tx: Session, key: str, message: str, *, now: datetime) -> None:
     """Keep why we could not do it; queued again until ``MAX_ATTEMPTS`` are used up."""
     del now  # see record
-    row = _get_row(tx, key)
-    if row.status != "running":
+    row = queries.find_row_for_update(tx, key)
+    if row is None or row.status != "running":
         return
     if row.attempts >= MAX_ATTEMPTS:
         _fail(row, message)
     else:
         row.status, row.claimed_until = "queued", None
+
+
+def make_object_key(key: str) -> str:
+    """Return where an attempt's tokens belong: each has its own place, so that two cannot meet."""
+    return f"{OBJECT_PREFIX}{key}-{secrets.token_hex(8)}"
+
+
+def _get_key(object_key: str) -> str:
+    return object_key.removeprefix(OBJECT_PREFIX).partition("-")[0]
+
+
+def list_settled(tx: Session) -> list[str]:
+    """Return the keys of all counts that nobody works on."""
+    return list(queries.list_keys(tx, SETTLED))
+
+
+def lock_settled(tx: Session, keys: Collection[str]) -> list[SettledView]:
+    """Return these counts, but for those that somebody works on; none is used by anybody new until ``tx`` ends."""
+    rows = [queries.find_row_for_update(tx, key) for key in sorted(keys)]  # in one order for all
+    return [
+        SettledView(key=row.key, file_sha256=row.file_sha256, tokenizer_digest=row.tokenizer_digest)
+        for row in rows
+        if row is not None and row.status in SETTLED
+    ]
+
+
+def forget(tx: Session, keys: Collection[str]) -> None:
+    """Forget counts that were locked in ``tx``; their tokens are orphans once it is committed."""
+    queries.delete_rows(tx, keys)
+
+
+def list_orphans(tx: Session, object_keys: Collection[str]) -> list[str]:
+    """Return which of the stored tokens no count has and no attempt will claim."""
+    rows = {row.key: row for row in queries.list_rows(tx, {_get_key(one) for one in object_keys})}
+    return [one for one in object_keys if _is_orphan(one, rows.get(_get_key(one)))]
+
+
+def _is_orphan(object_key: str, row: Tokenization | None) -> bool:
+    return row is None or (row.status in SETTLED and row.object_key != object_key)
 
 
 def _fail(row: Tokenization, message: str) -> None:

@@ -84,6 +84,11 @@ def get_model(tx: Session, name: str) -> ModelView:
     return _view(row)
 
 
+def list_tokenizer_digests(tx: Session) -> set[str]:
+    """Return the tokenizers of all models of the catalog, as far as they were ever fetched."""
+    return {row.tokenizer_digest for row in queries.list_rows(tx) if row.tokenizer_digest is not None}
+
+
 def add_model(
     tx: Session, *, name: str, source: str, reference: str, revision: str | None, private_dir: Path, now: datetime
 ) -> ModelView:

@@ -106,6 +106,17 @@ def list_open_upload_ids(tx: Session, upload_ids: Collection[str]) -> set[str]:
     return set(tx.execute(sa.select(Upload.id).where(Upload.id.in_(upload_ids), Upload.used_at.is_(None))).scalars())
 
 
+def list_contents_in_use(tx: Session, sha256s: Collection[str], deleted_after: datetime) -> set[str]:
+    """Return which contents some file has that is there, or was deleted only after a moment."""
+    return set(
+        tx.execute(
+            sa.select(File.sha256).where(
+                File.sha256.in_(sha256s), sa.or_(File.deleted_at.is_(None), File.deleted_at > deleted_after)
+            )
+        ).scalars()
+    )
+
+
 def list_keys_in_use(tx: Session, file_ids: Collection[str], deleted_after: datetime) -> set[str]:
     """Return the object keys of the files that are there, or were deleted only after a moment."""
     return set(

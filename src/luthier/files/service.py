@@ -7,7 +7,7 @@ an object without a row, which ``files.sweep`` removes, and never a row without 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -210,6 +210,11 @@ def find_file(tx: Session, project_id: str, file_id: str) -> FileView | None:
 def list_files(tx: Session, project_id: str) -> list[FileView]:
     """Return a project's files, oldest first."""
     return [_view(row) for row in queries.list_files(tx, project_id)]
+
+
+def list_contents_in_use(tx: Session, sha256s: Collection[str], *, deleted_after: datetime) -> set[str]:
+    """Return which contents a file of any project has that is there, or was deleted only after a moment."""
+    return queries.list_contents_in_use(tx, sha256s, deleted_after)
 
 
 def delete_file(tx: Session, project_id: str, file_id: str, *, now: datetime) -> None:

@@ -90,6 +90,20 @@ def find_live_job_using_file(tx: Session, file_id: str) -> str | None:
     return tx.execute(sa.select(Job.id).where(Job.state.in_(states.LIVE), uses_file).limit(1)).scalar_one_or_none()
 
 
+def list_ended_before(tx: Session, job_ids: Collection[str], deleted_before: datetime) -> set[str]:
+    """Return which of the jobs are over and were deleted before a moment."""
+    statement = sa.select(Job.id).where(
+        Job.id.in_(job_ids), Job.deleted_at < deleted_before, Job.state.in_(states.TERMINAL)
+    )
+    return set(tx.execute(statement).scalars())
+
+
+def list_tokenizations_in_use(tx: Session) -> set[str]:
+    """Return the tokenizations that jobs which are not over name."""
+    columns = sa.select(Job.train_tokenization, Job.validation_tokenization).where(Job.state.in_(states.LIVE))
+    return {key for row in tx.execute(columns) for key in row if key is not None}
+
+
 def lock_oldest_queued(tx: Session) -> Job | None:
     """Take the job that has waited longest; one that another supervisor is taking now is passed over."""
     statement = (

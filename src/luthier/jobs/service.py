@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 import msgspec
@@ -44,8 +44,10 @@ __all__ = [
     "find_base_model",
     "find_live_job_using_file",
     "get_job",
+    "list_forgotten",
     "list_jobs",
     "list_pending",
+    "list_tokenizations_in_use",
     "list_warnings",
     "resolve",
 ]
@@ -385,6 +387,16 @@ def count_by_state(tx: Session) -> dict[states.State, int]:
 def find_live_job_using_file(tx: Session, file_id: str) -> str | None:
     """Return the id of a job that is not over and needs the file."""
     return queries.find_live_job_using_file(tx, file_id)
+
+
+def list_forgotten(tx: Session, job_ids: Collection[str], *, deleted_before: datetime) -> set[str]:
+    """Return which of the jobs were deleted before a moment and are over: nobody asks for what they made any more."""
+    return queries.list_ended_before(tx, job_ids, deleted_before)
+
+
+def list_tokenizations_in_use(tx: Session) -> set[str]:
+    """Return the keys of the tokenizations that jobs which are not over are made of."""
+    return queries.list_tokenizations_in_use(tx)
 
 
 def find_base_model(tx: Session, project_id: str, name: str) -> str | None:

@@ -102,7 +102,7 @@ def claim_tokenise(tx: Session, settings: Settings, *, now: datetime, claim_s: f
     if order is None:
         return None
     model_dir = catalog.get_model(tx, order.model).path
-    object_key = f"tokens/{order.key}"
+    object_key = quotes.make_object_key(order.key)
 
     def prepare(store: ObjectStore, directory: Path) -> list[str]:
         assert model_dir is not None, f"{order.key} is to be tokenised, but {order.model} is not here"
