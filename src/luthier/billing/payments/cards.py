@@ -89,6 +89,7 @@ def refresh_card(database: Database, processor: Processor, ref: str, *, now: dat
         found = queries.find_card_by_ref(tx, ref)
         assert found is not None, f"card {ref} is there and is not"
         queries.lock_customer(tx, found.organization_id)
+        tx.refresh(found)  # somebody may have removed it before we had the lock
         found.exp_month, found.exp_year = details.exp_month, details.exp_year
         if details.customer_ref is None and found.removed_at is None:
             _remove(tx, found, now=now)

@@ -1,4 +1,7 @@
-"""Disputes: while one stands, the balance is without its amount, below zero if need be; a won one gives it back."""
+"""Disputes: while one stands, the balance is without its amount, below zero if need be; a won one gives it back.
+
+Whoever contests a payment is not charged by itself for what that leaves missing: automatic recharging is switched off.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Final
 from luthier.billing import ledger
 from luthier.billing.ledger import Cause
 from luthier.billing.money import format_money
-from luthier.billing.payments import queries
+from luthier.billing.payments import queries, recharge
 from luthier.billing.payments.processor import DisputeState, Processor, ProcessorUnreachable
 from luthier.billing.payments.schemas import DisputeView
 from luthier.billing.payments.tables import Dispute, Payment
@@ -82,6 +85,7 @@ def _take(tx: Session, payment: Payment, row: Dispute, *, now: datetime) -> None
     row.taken_nanos, row.moves = row.amount_nanos, row.moves + 1
     payment.disputed_nanos += row.taken_nanos
     payment.updated_at = now
+    recharge.give_up(tx, row.organization_id, "the card's owner disputes a payment")
     ledger.withdraw(
         tx,
         row.organization_id,

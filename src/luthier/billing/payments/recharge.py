@@ -72,6 +72,13 @@ def switch_off(tx: Session, organization_id: str) -> AutoRechargeView | None:
     return _get(tx, organization_id)
 
 
+def give_up(tx: Session, organization_id: str, reason: str) -> None:
+    """Switch it off, where it is on, for a reason that its owner is told."""
+    row = queries.lock_recharge(tx, organization_id)
+    if row is not None and row.is_enabled:
+        _give_up(row, f"it was switched off: {reason}")
+
+
 def find(tx: Session, organization_id: str) -> AutoRechargeView | None:
     """Return how an organization is recharged; None where it never was."""
     row = queries.find_recharge(tx, organization_id)

@@ -91,12 +91,14 @@ def _refresh_payment(database: Database, processor: Processor, ref: str, *, now:
 
 
 def _find_payment_id(database: Database, state: PaymentState) -> str | None:
-    """Return our id of a payment: as it was told to the processor, or by the reference that we know."""
+    """Return our id of a payment: by the reference that we know, or as it was told to the processor."""
     with database.read() as tx:
-        if state.payment_id is not None and queries.find_payment(tx, state.payment_id) is not None:
-            return state.payment_id
-        row = queries.find_payment_by_ref(tx, state.ref or "")
-        return None if row is None else row.id
+        known = queries.find_payment_by_ref(tx, state.ref or "")
+        if known is not None:
+            return known.id
+        found = queries.find_payment(tx, state.payment_id or "")
+        # One that is known by another reference was copied there by hand: it is not ours.
+        return found[0].id if found is not None and found[0].ref is None else None
 
 
 def _apply_refund(database: Database, processor: Processor, ref: str, *, now: datetime) -> bool:

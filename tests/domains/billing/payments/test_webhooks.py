@@ -244,6 +244,24 @@ def test_dispute_before_any_news_of_its_payment_settles_both(desk, stripe):
     desk.assert_books_balance()
 
 
+def test_dispute_switches_automatic_recharging_off(desk, stripe, payment):
+    desk.set_recharge(10, 50)
+    stripe.open_dispute(get_ref(stripe))
+    desk.deliver_all()
+    assert desk.run_recharge() == 0
+    view = desk.find_recharge()
+    assert (view.is_enabled, view.notice) == (False, "it was switched off: the card's owner disputes a payment")
+    assert (desk.cash, stripe.count_charges()) == (0, 1)
+
+
+def test_payment_copied_at_stripe_with_our_id_is_not_taken_for_ours(desk, stripe, payment):
+    copy = stripe.intents[get_ref(stripe)] | {"id": "pi_copy"}
+    stripe.intents["pi_copy"] = copy
+    event = {"id": "evt_copy", "type": "payment_intent.succeeded", "data": {"object": copy}}
+    assert desk.deliver(event) == "ignored"
+    assert desk.cash == 20
+
+
 def test_old_webhooks_are_forgotten(desk, stripe, payment):
     later = desk.clock.now() + timedelta(days=29)
     assert webhooks.forget_old(desk.database, now=later) == 0
