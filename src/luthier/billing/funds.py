@@ -54,14 +54,25 @@ class Excess:
     room: Room
 
 
-def get_room(tx: Session, *, organization_id: str, project_id: str, api_key_id: str, now: datetime) -> Room:
+def get_room(
+    tx: Session, *, organization_id: str, project_id: str, api_key_id: str, policy: Policy, now: datetime
+) -> Room:
     """Return what a key may spend now."""
     balance = ledger.get_balance(tx, organization_id)
-    line = limits.get_credit_line(tx, organization_id)
     applicable = limits.list_applicable(
         tx, organization_id=organization_id, project_id=project_id, api_key_id=api_key_id, now=now
     )
-    return Room(balance.available_nanos, line.usable_nanos, tuple(applicable))
+    return Room(balance.available_nanos, get_usable_credit(tx, organization_id, policy=policy), tuple(applicable))
+
+
+def get_usable_credit(tx: Session, organization_id: str, *, policy: Policy) -> int:
+    """Return how far below zero the balance may go now.
+
+    The credit line counts once a card is on file; where payments are manual there are no cards, and the operator's
+    word is enough.
+    """
+    line = limits.get_credit_line(tx, organization_id)
+    return line.limit_nanos if line.has_card or policy.processor == "manual" else 0
 
 
 def require_minimum(tx: Session, organization_id: str, *, policy: Policy) -> None:
@@ -69,7 +80,7 @@ def require_minimum(tx: Session, organization_id: str, *, policy: Policy) -> Non
     if not policy.enabled:
         return
     available = ledger.get_balance(tx, organization_id).available_nanos
-    funds = available + limits.get_credit_line(tx, organization_id).usable_nanos
+    funds = available + get_usable_credit(tx, organization_id, policy=policy)
     if funds >= policy.minimum_nanos:
         return
     missing = policy.minimum_nanos - funds
@@ -89,9 +100,10 @@ def hold(tx: Session, purchase: Purchase, *, policy: Policy, now: datetime) -> H
         organization_id=purchase.organization_id,
         project_id=purchase.project_id,
         api_key_id=purchase.api_key_id,
+        policy=policy,
         now=now,
     )
-    if policy.enabled and ledger.find_hold(tx, purchase.job_id) is None:
+    if policy.enabled and purchase.price_nanos and ledger.find_hold(tx, purchase.job_id) is None:
         _require_limits(room, purchase.price_nanos, policy)
     overdraft_nanos = room.credit_limit_nanos if policy.enabled else None
     try:
@@ -135,12 +147,12 @@ def describe_scope(limit: LimitView) -> str:
     return _NAMES[limit.scope] if limit.scope == "organization" else f"{_NAMES[limit.scope]} {limit.scope_id}"
 
 
-def find_excesses(tx: Session, organization_id: str, *, now: datetime) -> list[Excess]:
+def find_excesses(tx: Session, organization_id: str, *, policy: Policy, now: datetime) -> list[Excess]:
     """Return by how much more is held than may be spent, for the balance and for each limit of an organization."""
     balance = ledger.get_balance(tx, organization_id)
-    line = limits.get_credit_line(tx, organization_id)
     all_limits = limits.list_limits(tx, organization_id, now=now)
-    room = Room(balance.available_nanos, line.usable_nanos, tuple(all_limits))
+    credit = get_usable_credit(tx, organization_id, policy=policy)
+    room = Room(balance.available_nanos, credit, tuple(all_limits))
     short = -(room.available_nanos + room.credit_limit_nanos)
     found = [Excess(short, "organization", organization_id, None, room)] if short > 0 else []
     found += [

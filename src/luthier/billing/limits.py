@@ -53,15 +53,10 @@ class AlertView:
 
 @dataclass(frozen=True)
 class CreditLineView:
-    """How far below zero the balance may go: ``limit_nanos`` once a card is on file, nothing without."""
+    """How far below zero the balance may go, where it counts: see ``funds.get_usable_credit``."""
 
     limit_nanos: int
     has_card: bool
-
-    @property
-    def usable_nanos(self) -> int:
-        """What the line is worth now."""
-        return self.limit_nanos if self.has_card else 0
 
 
 def list_limits(tx: Session, organization_id: str, *, now: datetime) -> list[LimitView]:

@@ -58,11 +58,11 @@ def tell_alerts(tx: Session, job_id: str, alerts: Iterable[AlertView], policy: P
         )
 
 
-def review(tx: Session, *, now: datetime) -> Review:
+def review(tx: Session, *, policy: Policy, now: datetime) -> Review:
     """Find the jobs that are no longer covered, the newest first of each organization; changes nothing."""
     uncovered: dict[str, Excess] = {}
     for organization_id in funds.list_payers_with_open_holds(tx):
-        for excess in funds.find_excesses(tx, organization_id, now=now):
+        for excess in funds.find_excesses(tx, organization_id, policy=policy, now=now):
             for job_id in funds.pick_newest(tx, organization_id, excess):
                 uncovered.setdefault(job_id, excess)
     warned = queries.list_ids_with_deadline(tx)

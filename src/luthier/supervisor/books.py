@@ -36,7 +36,7 @@ class Books:
         """Warn, and after the grace end, the newest jobs that funds or a limit no longer cover."""
         now = self._site.clock.now()
         with self._site.database.read() as tx:
-            found = endings.review(tx, now=now)
+            found = endings.review(tx, policy=self._site.policy, now=now)
         for job_id, excess in found.uncovered.items():
             with self._site.database.transaction() as tx:
                 endings.warn_or_stop(tx, job_id, excess, self._site.policy, now=now)

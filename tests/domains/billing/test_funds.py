@@ -13,6 +13,7 @@ from luthier.billing.policy import make_unlimited
 from luthier.errors import InvalidRequest, PaymentRequired
 
 DOLLAR = 1_000_000_000
+STRIPE = replace(POLICY, processor="stripe")
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def who(database, clock):
 def hold(database, clock, who):
     """Hold for a job of the principal's key."""
 
-    def run(dollars, job_id="ft-1", policy=POLICY, **changes):
+    def run(dollars, job_id="ft-1", policy=STRIPE, **changes):
         scope = {"project_id": who.project_id, "api_key_id": who.api_key_id} | changes
         purchase = make_purchase(who.organization_id, dollars * DOLLAR, job_id=job_id, **scope)
         with database.transaction() as tx:
@@ -39,7 +40,7 @@ def room(database, clock, who):
     def read():
         ids = {"organization_id": who.organization_id, "project_id": who.project_id, "api_key_id": who.api_key_id}
         with database.read() as tx:
-            return funds.get_room(tx, now=clock.now(), **ids)
+            return funds.get_room(tx, policy=STRIPE, now=clock.now(), **ids)
 
     return read
 
@@ -62,7 +63,7 @@ def test_minimum_when_balance_is_below_it_says_balance_missing_and_the_ways_out(
         )
         assert "luthier billing grant" in caught.value.hint
         with pytest.raises(PaymentRequired) as caught:
-            funds.require_minimum(tx, poor, policy=replace(POLICY, processor="stripe"))
+            funds.require_minimum(tx, poor, policy=STRIPE)
         for way in ("luthier billing cards add", "luthier billing pay", "luthier billing limits"):
             assert way in caught.value.hint
         funds.require_minimum(tx, poor, policy=make_unlimited(POLICY))
@@ -91,6 +92,14 @@ def test_credit_line_counts_once_a_card_is_on_file(database, clock, who, hold, r
     with database.transaction() as tx:
         limits.set_card_on_file(tx, who.organization_id, has_card=False, now=clock.now())
         assert limits.get_credit_line(tx, who.organization_id).limit_nanos == 5 * DOLLAR  # kept for the next card
+
+
+def test_credit_line_needs_no_card_where_payments_are_manual(database, clock, who, hold):
+    with database.transaction() as tx:
+        limits.set_credit_limit(tx, who.organization_id, 5 * DOLLAR, now=clock.now())
+        assert funds.get_usable_credit(tx, who.organization_id, policy=STRIPE) == 0
+        assert funds.get_usable_credit(tx, who.organization_id, policy=POLICY) == 5 * DOLLAR
+    hold(15, policy=POLICY)
 
 
 @pytest.mark.parametrize("scope", limits.SCOPES)
@@ -181,9 +190,9 @@ def test_excess_picks_the_newest_jobs_until_it_is_covered(database, clock, who, 
         hold(2, job_id=f"ft-{number}")
         clock.advance(1)
     with database.read() as tx:
-        assert funds.find_excesses(tx, who.organization_id, now=clock.now()) == []
+        assert funds.find_excesses(tx, who.organization_id, policy=POLICY, now=clock.now()) == []
     limit(database, clock, who, "project", 5)
     with database.read() as tx:
-        (excess,) = funds.find_excesses(tx, who.organization_id, now=clock.now())
+        (excess,) = funds.find_excesses(tx, who.organization_id, policy=POLICY, now=clock.now())
         assert (excess.nanos, excess.scope) == (3 * DOLLAR, "project")
         assert funds.pick_newest(tx, who.organization_id, excess) == ["ft-3", "ft-2"]

@@ -168,7 +168,7 @@ def set_limit(database, clock, who, dollars):
 
 def enforce(database, clock, policy=POLICY):
     with database.read() as tx:
-        found = endings.review(tx, now=clock.now())
+        found = endings.review(tx, policy=policy, now=clock.now())
     for job_id, excess in found.uncovered.items():
         with database.transaction() as tx:
             endings.warn_or_stop(tx, job_id, excess, policy, now=clock.now())

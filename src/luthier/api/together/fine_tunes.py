@@ -188,6 +188,7 @@ def _find_room(services: Services, principal: Principal) -> Room:
             organization_id=principal.organization_id,
             project_id=principal.project_id,
             api_key_id=principal.api_key_id,
+            policy=services.policy,
             now=services.clock.now(),
         )
 
