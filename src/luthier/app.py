@@ -13,9 +13,9 @@ from luthier.api.edge import Edge
 from luthier.api.limits import BodyLimits
 from luthier.api.lingering import Lingering
 from luthier.api.metrics import Metrics
-from luthier.api.platform import jobs, keys, models, status, stream, webhooks
+from luthier.api.platform import billing, job_money, jobs, keys, models, payments, status, stream, webhooks
 from luthier.api.platform.feeds import Feeds
-from luthier.api.together import account, downloads, files, fine_tunes, uploads
+from luthier.api.together import account, downloads, files, fine_tunes, uploads, usage
 from luthier.api.together import models as together_models
 from luthier.billing.payments.opening import build_processor
 from luthier.billing.policy import make_policy
@@ -38,6 +38,10 @@ ROUTERS = (
     models.router,
     keys.router,
     status.router,
+    billing.router,
+    job_money.router,
+    payments.router,
+    usage.router,
     webhooks.router,
 )
 

@@ -25,7 +25,7 @@ _COLUMNS: Final[Mapping[By, str]] = {
     "model": "base_model",
     "job": "job_id",
 }
-_TOKENS_A_RATE: Final = 1_000_000
+TOKENS_A_RATE: Final = 1_000_000
 _NOTHING: Final = (0, Sums(0, 0, 0, 0))
 
 
@@ -116,6 +116,11 @@ def get_statement(tx: Session, organization_id: str, month: Month) -> Statement:
     )
 
 
+def get_totals(tx: Session, organization_id: str, month: Month) -> Totals:
+    """Return a month's totals alone, without adding up what was before it."""
+    return _total(queries.sum_by_kind(tx, organization_id, month.start, month.end))
+
+
 def _total(kinds: Mapping[str, tuple[int, Sums]]) -> Totals:
     def get(kind: Kind) -> Sums:
         return kinds.get(kind, _NOTHING)[1]
@@ -174,7 +179,7 @@ def describe_quote(
     *, price_nanos: int, billed_tokens: int, rate_nanos: int, currency: str, price_version: str | None
 ) -> str:
     """Say how a price comes about."""
-    rate = format_money(rate_nanos * _TOKENS_A_RATE, currency)
+    rate = format_money(rate_nanos * TOKENS_A_RATE, currency)
     least = ", the least that a job costs" if price_nanos > billed_tokens * rate_nanos else ""
     prices = f" (prices of {price_version})" if price_version else ""
     return f"Quoted {format_money(price_nanos, currency)}{least}: {billed_tokens:,} tokens at {rate} a million{prices}"
