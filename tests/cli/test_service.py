@@ -81,7 +81,7 @@ def test_login_when_key_is_good_then_it_is_stored_privately_and_used(cli, servic
     assert service.api_key not in result.out + result.err
     path = cli.home / "credentials.json"
     assert path.stat().st_mode & 0o777 == 0o600
-    assert json.loads(path.read_text()) == {"base_url": service.base_url, "api_key": service.api_key}
+    assert json.loads(path.read_text()) == {"base_url": service.base_url, "api_key": service.api_key, "is_login": True}
     assert cli("whoami", "--json").json["project_slug"] == "default"
 
 
@@ -263,6 +263,14 @@ def test_create_when_file_is_missing_or_unknown_then_says_which(luthier):
     unknown = luthier("ft", "create", "file-unknown", "-m", MODEL)
     assert unknown.code == 4
     assert "file-unknown" in unknown.err
+
+
+def test_create_when_one_file_is_unknown_then_the_other_is_not_uploaded(luthier):
+    name = write_rows(luthier, "alone.jsonl")
+    result = luthier("ft", "create", name, "-m", MODEL, "--validation-file", "file-unknown", "--n-evals", "1")
+    assert result.code == 4
+    assert "file-unknown" in result.err
+    assert "alone.jsonl" not in luthier("files", "list").out
 
 
 def test_create_when_on_a_terminal_then_it_asks_and_no_means_no(luthier):
