@@ -1,6 +1,6 @@
 # One entry for everything. `make demo` and `make test` set up what they need.
 
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,$(shell command -v $(name))))
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,8 @@ setup: .make/setup ## Make .venv with Luthier, the trainer and the developers' t
 # What `make demo` needs: Luthier and the trainer. Torch goes first and alone: pip then takes the build that this machine
 # offers and keeps it.
 .make/install: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here: install Python 3.11 or newer, or name one: make PYTHON=python3.12"; exit 1; }
+	@"$(or $(PYTHON),python3)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: install it, or name one: make PYTHON=/path/to/python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --upgrade pip
 	$(PIP_INSTALL) torch
