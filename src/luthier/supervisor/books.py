@@ -1,4 +1,7 @@
-"""The books, looked after: jobs that funds or a limit no longer cover are ended, and the ledger is verified every day."""
+"""The books, looked after by a supervisor.
+
+Jobs that funds or a limit no longer cover are ended, payments settled, balances recharged, and the ledger verified daily.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ from concurrent.futures import Future
 
 from luthier import faults
 from luthier.billing import audit
+from luthier.billing.payments.opening import build_processor
 from luthier.jobs import endings
 from luthier.log import get_logger
 from luthier.supervisor.pace import Beat
+from luthier.supervisor.payments import Payments
 from luthier.supervisor.site import Site
 
 ENFORCE_EVERY_S = 5.0
+PAY_EVERY_S = 5.0
 VERIFY_LOOK_EVERY_S = 600.0  # whether a day has passed since the last time, by whomever
 
 _log = get_logger(__name__)
@@ -25,11 +31,17 @@ class Books:
         self._site = site
         self._enforcing = _Task(site, ENFORCE_EVERY_S, self.enforce)
         self._verifying = _Task(site, VERIFY_LOOK_EVERY_S, self.verify)
+        payments = Payments(
+            site.database, build_processor(site.settings, currency=site.policy.currency), site.policy, site.clock
+        )
+        self._paying = _Task(site, PAY_EVERY_S, payments.tick)
 
     def tick(self) -> None:
         """Begin in the background what is due. Raises what the last round raised."""
         if self._site.policy.enabled:
             self._enforcing.tick()
+        if self._site.policy.processor != "manual":
+            self._paying.tick()
         self._verifying.tick()
 
     def enforce(self) -> None:
