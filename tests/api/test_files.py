@@ -80,7 +80,8 @@ def test_file_when_checked_shows_the_report(service, client):
 def test_file_when_the_check_failed_by_our_fault_says_why(service, client):
     file_id = upload(client)
     with service.database.transaction() as tx:
-        files.fail_check(tx, file_id, "the check ran out of memory", now=service.clock.now())
+        files.claim_check(tx, now=service.clock.now(), claim_s=60)
+        files.fail_check(tx, file_id, "the check ran out of memory", now=service.clock.now(), is_final=True)
     file = client.get(f"/v1/files/{file_id}").json()
     assert (file["processing_status"], file["Processed"]) == ("FAILED", False)
     assert file["validation_report"]["error"] == "the check ran out of memory"

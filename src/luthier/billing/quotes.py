@@ -50,9 +50,13 @@ class SettledView:
 
 @dataclass(frozen=True)
 class TokeniseOrder:
-    """One file to tokenise. The model's folder is looked up by name when the work starts."""
+    """One file to tokenise. The model's folder is looked up by name when the work starts.
+
+    ``claim`` is the number under which the order was taken.
+    """
 
     key: str
+    claim: int
     file_sha256: str
     file_object_key: str
     model: str
@@ -91,6 +95,7 @@ def request(
             created_at=now,
             status="queued",
             attempts=0,
+            claim_number=0,
         )
         row = _insert(tx, fresh)
     if row.status == "queued" or (row.status == "failed" and retry_failed):
@@ -141,6 +146,7 @@ def claim(tx: Session, *, now: datetime, claim_s: float) -> TokeniseOrder | None
         if row.attempts < MAX_ATTEMPTS:
             row.status = "running"
             row.attempts += 1
+            row.claim_number += 1
             row.claimed_until = now + timedelta(seconds=claim_s)
             return _order(row)
         _fail(row, f"counting the tokens was interrupted {row.attempts} times")
@@ -148,11 +154,20 @@ def claim(tx: Session, *, now: datetime, claim_s: float) -> TokeniseOrder | None
     return None
 
 
-def renew(tx: Session, key: str, *, now: datetime, claim_s: float) -> None:
-    """Say that a claimed request is still being worked on."""
+def has_claim(tx: Session, key: str, claim: int) -> bool:
+    """Lock the request and tell whether it is still worked on under this claim, and not under another's by now."""
     row = queries.find_row_for_update(tx, key)
-    if row is not None and row.status == "running":
-        row.claimed_until = now + timedelta(seconds=claim_s)
+    return row is not None and row.status == "running" and row.claim_number == claim
+
+
+def renew(tx: Session, key: str, *, now: datetime, claim_s: float) -> None:
+    """Say that a claimed request is still being worked on. Zero gives the claim back, and the attempt with it."""
+    row = queries.find_row_for_update(tx, key)
+    if row is None or row.status != "running":
+        return
+    row.claimed_until = now + timedelta(seconds=claim_s)
+    if not claim_s:
+        row.status, row.attempts = "queued", row.attempts - 1
 
 
 def record(tx: Session, key: str, *, object_key: str, counts: Mapping[str, object], now: datetime) -> None:
@@ -175,13 +190,13 @@ def reject(tx: Session, key: str, error: Mapping[str, str | None], *, now: datet
         row.error = dict(error)
 
 
-def fail(tx: Session, key: str, message: str, *, now: datetime) -> None:
-    """Keep why we could not do it; queued again until ``MAX_ATTEMPTS`` are used up."""
+def fail(tx: Session, key: str, message: str, *, now: datetime, is_final: bool = False) -> None:
+    """Keep why we could not do it; queued again until ``MAX_ATTEMPTS`` are used up, unless this is final."""
     del now  # see record
     row = queries.find_row_for_update(tx, key)
     if row is None or row.status != "running":
         return
-    if row.attempts >= MAX_ATTEMPTS:
+    if is_final or row.attempts >= MAX_ATTEMPTS:
         _fail(row, message)
     else:
         row.status, row.claimed_until = "queued", None
@@ -240,6 +255,7 @@ def _get_row(tx: Session, key: str) -> Tokenization:
 def _order(row: Tokenization) -> TokeniseOrder:
     return TokeniseOrder(
         key=row.key,
+        claim=row.claim_number,
         file_sha256=row.file_sha256,
         file_object_key=row.file_object_key,
         model=row.model,

@@ -35,6 +35,7 @@ class Tokenization(Base):
     status: Mapped[str]
     claimed_until: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(server_default=sa.text("0"))
+    claim_number: Mapped[int] = mapped_column(server_default=sa.text("0"))  # of the last claim: earlier ones are void
     error: Mapped[Any | None] = mapped_column(Json)  # {"code", "message", "hint"}
 
     object_key: Mapped[str | None]  # the tokens, as datasets.tokens writes them

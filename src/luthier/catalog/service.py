@@ -150,12 +150,19 @@ def claim_fetch(tx: Session, *, now: datetime, claim_s: float) -> FetchOrder | N
         if row.attempts < MAX_ATTEMPTS:
             row.status = "fetching"
             row.attempts += 1
+            row.claim_number += 1
             row.claimed_until = now + timedelta(seconds=claim_s)
             return _order(row)
         row.status, row.claimed_until = "failed", None
         row.error = f"fetching was interrupted {row.attempts} times; hint: ask for the model again"
         tx.flush()  # the next query must not find it
     return None
+
+
+def has_fetch_claim(tx: Session, name: str, claim: int) -> bool:
+    """Lock the model and tell whether it is still being fetched under this claim, and not under another's by now."""
+    row = queries.find_row_for_update(tx, name)
+    return row is not None and row.status == "fetching" and row.claim_number == claim
 
 
 def renew_fetch(tx: Session, name: str, *, now: datetime, claim_s: float) -> None:
@@ -220,6 +227,7 @@ def _make_row(name: str, *, source: Source, reference: str, revision: str | None
         created_at=now,
         status="queued",
         attempts=0,
+        claim_number=0,
     )
 
 
@@ -229,6 +237,7 @@ def _order(row: BaseModelRow) -> FetchOrder:
         source=_parse_source(row.source),
         reference=row.reference,
         requested_revision=row.requested_revision,
+        claim=row.claim_number,
     )
 
 

@@ -29,6 +29,7 @@ class BaseModelRow(Base):
     status: Mapped[str]
     claimed_until: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(server_default=sa.text("0"))
+    claim_number: Mapped[int] = mapped_column(server_default=sa.text("0"))  # of the last claim: earlier ones are void
     error: Mapped[str | None]
 
     # Known once the weights are here:

@@ -54,9 +54,10 @@ class UploadView:
 
 @dataclass(frozen=True)
 class CheckOrder:
-    """A file to check: whose, and where its bytes are."""
+    """A file to check: whose, and where its bytes are. ``claim`` is the number under which it was taken."""
 
     file_id: str
+    claim: int
     object_key: str
     filename: str
 
@@ -161,6 +162,7 @@ def complete_upload(
         created_at=now,
         processing_status="QUEUED" if upload.purpose == FINE_TUNE else "PENDING",
         attempts=0,
+        claim_number=0,
     )
     tx.add(row)
     tx.flush()
@@ -254,8 +256,9 @@ def claim_check(tx: Session, *, now: datetime, claim_s: float) -> CheckOrder | N
         if row.attempts < CHECK_ATTEMPTS_MAX:
             row.attempts += 1
             row.processing_status = "RUNNING"
+            row.claim_number += 1
             row.claimed_until = now + timedelta(seconds=claim_s)
-            return CheckOrder(file_id=row.id, object_key=row.object_key, filename=row.filename)
+            return CheckOrder(file_id=row.id, claim=row.claim_number, object_key=row.object_key, filename=row.filename)
         _fail(
             row, f"the check was started {row.attempts} times and never came to an end; upload the file again to retry"
         )
@@ -263,11 +266,20 @@ def claim_check(tx: Session, *, now: datetime, claim_s: float) -> CheckOrder | N
     return None
 
 
-def renew_check(tx: Session, file_id: str, *, now: datetime, claim_s: float) -> None:
-    """Say that a claimed check is still under way."""
+def has_check_claim(tx: Session, file_id: str, claim: int) -> bool:
+    """Lock the file and tell whether its check is still under way under this claim, and not another's by now."""
     row = queries.find_file_for_update(tx, file_id)
-    if row is not None and row.processing_status == "RUNNING":
-        row.claimed_until = now + timedelta(seconds=claim_s)
+    return row is not None and row.processing_status == "RUNNING" and row.claim_number == claim
+
+
+def renew_check(tx: Session, file_id: str, *, now: datetime, claim_s: float) -> None:
+    """Say that a claimed check is still under way. Zero gives the claim back, and the attempt with it."""
+    row = queries.find_file_for_update(tx, file_id)
+    if row is None or row.processing_status != "RUNNING":
+        return
+    row.claimed_until = now + timedelta(seconds=claim_s)
+    if not claim_s:
+        row.processing_status, row.attempts = "QUEUED", row.attempts - 1
 
 
 def record_check(tx: Session, file_id: str, report: Mapping[str, Any], *, now: datetime) -> None:
@@ -282,12 +294,20 @@ def record_check(tx: Session, file_id: str, report: Mapping[str, Any], *, now: d
     row.claimed_until = None
 
 
-def fail_check(tx: Session, file_id: str, message: str, *, now: datetime) -> None:
-    """Say that a check could not be done, by our fault or for its limits; ``message`` says which and what to do."""
+def fail_check(tx: Session, file_id: str, message: str, *, now: datetime, is_final: bool = False) -> None:
+    """Say that a check could not be done, by our fault or for its limits; ``message`` says which and what to do.
+
+    It is queued again until its attempts are used up, unless this is final. One that is not under way any more
+    stays as it is.
+    """
     del now
     row = queries.find_file_for_update(tx, file_id)
-    if row is not None:
+    if row is None or row.processing_status != "RUNNING":
+        return
+    if is_final or row.attempts >= CHECK_ATTEMPTS_MAX:
         _fail(row, message)
+    else:
+        row.processing_status, row.claimed_until = "QUEUED", None
 
 
 def _fail(row: File, message: str) -> None:

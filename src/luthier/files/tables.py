@@ -53,5 +53,6 @@ class File(Base):
     processing_status: Mapped[str]
     claimed_until: Mapped[datetime | None]  # a validation is under way until then
     attempts: Mapped[int] = mapped_column(server_default=sa.text("0"))
+    claim_number: Mapped[int] = mapped_column(server_default=sa.text("0"))  # of the last claim: earlier ones are void
     line_count: Mapped[int | None]
     report: Mapped[Any | None] = mapped_column(Json)  # datasets.report.Report, as JSON

@@ -66,7 +66,7 @@ class Supervisor:
         self._site = Site(settings, database, store, clock, launcher, self._background, give_up_s, policy)
         self._owner = owner
         self._books = Books(self._site)
-        self._chores = Chores(settings, database, store, clock)
+        self._chores = Chores(settings, database, store, clock, give_up_s=give_up_s)
         self._runs: dict[str, Run] = {}
         self._seen_pending: frozenset[str] = frozenset()
         self._held: dict[str, Claim] = {}

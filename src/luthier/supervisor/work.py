@@ -41,10 +41,11 @@ class Chore:
     kind: str
     subject: str
     timeout_s: float
+    is_claimed: Callable[[Session], bool]  # locks its row; false: nothing may be written about it any more
     prepare: Callable[[ObjectStore, Path], list[str]]  # puts its input into the directory; module and arguments
-    renew: Callable[[Session, datetime, float], None]  # prolongs the claim by so many seconds
+    renew: Callable[[Session, datetime, float], None]  # prolongs the claim by so many seconds; by none: gives it back
     record: Callable[[Session, Answer, datetime], None]
-    fail: Callable[[Session, str, datetime], None]  # there is no answer: why
+    fail: Callable[[Session, str, datetime, bool], None]  # there is no answer: why, and whether that is final
     keep: Callable[[ObjectStore, Path, Answer], None] = _keep_nothing  # bytes into the store, before ``record``
     memory_bytes: int | None = None  # None: its own command limits itself
     needs_network: bool = False
@@ -65,10 +66,13 @@ def claim_check(tx: Session, settings: Settings, *, now: datetime, claim_s: floa
         kind="check",
         subject=order.file_id,
         timeout_s=settings.check_timeout_s,
+        is_claimed=lambda tx: files.has_check_claim(tx, order.file_id, order.claim),
         prepare=prepare,
         renew=lambda tx, now, claim_s: files.renew_check(tx, order.file_id, now=now, claim_s=claim_s),
         record=lambda tx, answer, now: files.record_check(tx, order.file_id, dict(answer), now=now),
-        fail=lambda tx, message, now: files.fail_check(tx, order.file_id, message, now=now),
+        fail=lambda tx, message, now, is_final: files.fail_check(
+            tx, order.file_id, message, now=now, is_final=is_final
+        ),
     )
 
 
@@ -87,12 +91,13 @@ def claim_fetch(tx: Session, settings: Settings, *, now: datetime, claim_s: floa
         kind="fetch",
         subject=order.name,
         timeout_s=FETCH_TIMEOUT_S,
+        is_claimed=lambda tx: catalog.has_fetch_claim(tx, order.name, order.claim),
         memory_bytes=FETCH_MEMORY_BYTES,
         needs_network=True,
         prepare=prepare,
         renew=lambda tx, now, claim_s: catalog.renew_fetch(tx, order.name, now=now, claim_s=claim_s),
         record=lambda tx, answer, now: catalog.record_fetch(tx, order.name, dict(answer), now=now),
-        fail=lambda tx, message, now: catalog.fail_fetch(tx, order.name, message, now=now),
+        fail=lambda tx, message, now, is_final: catalog.fail_fetch(tx, order.name, message, now=now, is_final=is_final),
     )
 
 
@@ -132,9 +137,10 @@ def claim_tokenise(tx: Session, settings: Settings, *, now: datetime, claim_s: f
         kind="tokenise",
         subject=order.key,
         timeout_s=settings.tokenise_timeout_s,
+        is_claimed=lambda tx: quotes.has_claim(tx, order.key, order.claim),
         prepare=prepare,
         keep=keep,
         renew=lambda tx, now, claim_s: quotes.renew(tx, order.key, now=now, claim_s=claim_s),
         record=record,
-        fail=lambda tx, message, now: quotes.fail(tx, order.key, message, now=now),
+        fail=lambda tx, message, now, is_final: quotes.fail(tx, order.key, message, now=now, is_final=is_final),
     )

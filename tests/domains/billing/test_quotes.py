@@ -181,3 +181,22 @@ def test_supervisors_that_claim_at_the_same_time_get_each_row_once(database, clo
     for thread in threads:
         thread.join()
     assert sorted(taken) == sorted(keys)
+
+
+def test_renew_with_nothing_gives_the_claim_and_its_attempt_back(database, clock):
+    with database.transaction() as tx:
+        key = request(tx, clock).key
+        for _ in range(quotes.MAX_ATTEMPTS + 1):
+            assert claim(tx, clock).key == key
+            quotes.renew(tx, key, now=clock.now(), claim_s=0.0)
+        assert quotes.get(tx, key).status == "queued"
+
+
+def test_claim_when_another_followed_it_is_void(database, clock):
+    with database.transaction() as tx:
+        key = request(tx, clock).key
+        first = claim(tx, clock)
+        clock.advance(CLAIM_S)
+        second = claim(tx, clock)
+        assert not quotes.has_claim(tx, key, first.claim)
+        assert quotes.has_claim(tx, key, second.claim)

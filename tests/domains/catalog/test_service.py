@@ -326,6 +326,15 @@ def test_renew_fetch_when_given_back_is_no_attempt(catalog, clock):
     assert get(catalog, TINY).status == "queued"
 
 
+def test_claim_fetch_when_another_followed_it_is_void(catalog, clock):
+    first = claim_all(catalog, clock)[TINY]
+    clock.advance(61)
+    second = claim_all(catalog, clock)[TINY]
+    with catalog.transaction() as tx:
+        assert not service.has_fetch_claim(tx, TINY, first.claim)
+        assert service.has_fetch_claim(tx, TINY, second.claim)
+
+
 def test_renew_fetch_when_over_changes_nothing(catalog, clock, tmp_path):
     record(catalog, clock, claim_all(catalog, clock)[TINY], fetched_to(tmp_path))
     with catalog.transaction() as tx:

@@ -240,11 +240,52 @@ def test_check_when_recorded_shows_its_result(database, clock, project_id, valid
     assert claim(database, clock) is None
 
 
+def test_check_when_given_back_again_and_again_keeps_its_attempts(database, clock, project_id):
+    file = make_file(database, clock, project_id)
+    for _ in range(service.CHECK_ATTEMPTS_MAX + 1):  # so many restarts in good order
+        assert claim(database, clock).file_id == file.id
+        with database.transaction() as tx:
+            service.renew_check(tx, file.id, now=clock.now(), claim_s=0.0)
+    assert get(database, file).processing_status == "QUEUED"
+
+
+def test_check_when_it_fails_is_queued_again_until_its_attempts_are_used_up(database, clock, project_id):
+    file = make_file(database, clock, project_id)
+    for attempt in range(service.CHECK_ATTEMPTS_MAX):
+        assert get(database, file).processing_status == "QUEUED", attempt
+        claim(database, clock)
+        with database.transaction() as tx:
+            service.fail_check(tx, file.id, "the disk is full", now=clock.now())
+    assert (get(database, file).processing_status, get(database, file).failure) == ("FAILED", "the disk is full")
+
+
+def test_check_when_it_is_done_a_late_failure_changes_nothing(database, clock, project_id):
+    file = make_file(database, clock, project_id)
+    claim(database, clock)
+    with database.transaction() as tx:
+        service.record_check(tx, file.id, REPORT, now=clock.now())
+    with database.transaction() as tx:
+        service.fail_check(tx, file.id, "it took too long", now=clock.now(), is_final=True)
+    assert get(database, file).processing_status == "COMPLETED"
+
+
+def test_claim_when_another_followed_it_or_the_check_is_over_is_void(database, clock, project_id):
+    file = make_file(database, clock, project_id)
+    first = claim(database, clock, claim_s=60)
+    clock.advance(61)
+    second = claim(database, clock)
+    with database.transaction() as tx:
+        assert not service.has_check_claim(tx, file.id, first.claim)
+        assert service.has_check_claim(tx, file.id, second.claim)
+        service.record_check(tx, file.id, REPORT, now=clock.now())
+        assert not service.has_check_claim(tx, file.id, second.claim)
+
+
 def test_check_that_failed_by_our_fault_is_queued_again_by_sending_the_file_anew(database, clock, project_id):
     file = make_file(database, clock, project_id)
     claim(database, clock)
     with database.transaction() as tx:
-        service.fail_check(tx, file.id, "the check ran out of memory", now=clock.now())
+        service.fail_check(tx, file.id, "the check ran out of memory", now=clock.now(), is_final=True)
     assert get(database, file).failure == "the check ran out of memory"
     with database.transaction() as tx:
         again = service.find_same_content(tx, project_id, sha256=SHA256, purpose="fine-tune")

@@ -348,7 +348,8 @@ def test_pending_job_when_its_file_turns_out_invalid_names_line_and_path(databas
 def test_pending_job_when_its_check_failed_by_our_fault_ends_in_error(database, clock, principal):
     with database.transaction() as tx:
         job = make_job(tx, principal, now=clock.now(), state="pending")
-        files.fail_check(tx, job.training_file_id, "the time limit was hit", now=clock.now())
+        files.claim_check(tx, now=clock.now(), claim_s=60)
+        files.fail_check(tx, job.training_file_id, "the time limit was hit", now=clock.now(), is_final=True)
         assert service.advance_pending(tx, job.id, policy=POLICY, now=clock.now())
         job = service.get_job(tx, principal.project_id, job.id)
     assert job.state == "error"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 import factories
 from factories import POLICY
 from luthier import faults
+from luthier.billing.tables import Tokenization
 from luthier.files import service as files
 from luthier.files.tables import File
 from luthier.jobs import service as jobs
-from supervision import Workshop, is_running, wait_until
+from luthier.supervisor import chores
+from supervision import DEADLINE_S, Workshop, is_running, wait_until
 
 LINES = [
     {"messages": [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": f"A number: {n}"}]}
@@ -134,7 +138,94 @@ def test_chore_when_supervisor_stops_in_order_is_ended_and_its_claim_given_back(
         assert wait_for_check(workshop, file_id).processing_status == "COMPLETED"
 
 
+class TrickyStore:
+    """A store whose fetches fail some times, or wait until they may go on."""
+
+    def __init__(self, store, *, failures: int = 0) -> None:
+        self._store = store
+        self._left = failures
+        self.may_fetch = threading.Event()
+        self.may_fetch.set()
+
+    def fetch_file(self, key, destination) -> None:
+        self.may_fetch.wait(DEADLINE_S)
+        if self._left:
+            self._left -= 1
+            raise OSError("no space left on device")
+        self._store.fetch_file(key, destination)
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+
+def test_job_when_a_chores_file_is_copied_slowly_goes_on(workshop):
+    store = TrickyStore(workshop.store)
+    workshop.plan(steps=10_000)
+    job_id = workshop.make_job()
+    with workshop.supervised(store=store):
+        workshop.wait_for_step(job_id, 1)
+        store.may_fetch.clear()
+        file_id = upload(workshop)
+        wait_until(lambda: get_file(workshop, file_id).processing_status == "RUNNING", what="the check is claimed")
+        workshop.wait_for_step(job_id, workshop.get_job(job_id).step + 20)
+        assert get_file(workshop, file_id).processing_status == "RUNNING"
+        store.may_fetch.set()
+        assert wait_for_check(workshop, file_id).processing_status == "COMPLETED"
+
+
+def test_check_when_it_cannot_be_prepared_for_a_moment_is_tried_again(workshop):
+    file_id = upload(workshop)
+    with workshop.supervised(store=TrickyStore(workshop.store, failures=2)):
+        wait_until(lambda: get_file(workshop, file_id).processing_status == "COMPLETED", what="the file is checked")
+
+
+def test_check_when_its_result_can_never_be_kept_fails_and_says_so(workshop, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise ValueError("a report of another form")
+
+    monkeypatch.setattr(files, "record_check", refuse)
+    file_id = upload(workshop)
+    with workshop.supervised(give_up_s=0.2):
+        wait_until(lambda: get_file(workshop, file_id).processing_status == "FAILED", what="the check has failed")
+    assert get_file(workshop, file_id).failure == "its result could not be kept: ValueError: a report of another form"
+
+
+def test_check_when_its_claim_went_to_another_is_ended_and_writes_nothing(workshop):
+    (workshop.path / "python").write_text("#!/bin/sh\nexec sleep 600\n")
+    file_id = upload(workshop)
+    with workshop.supervised() as supervisor:
+        pid = wait_until(lambda: find_chore_pid(workshop), what="the chore has begun")
+        with workshop.database.transaction() as tx:
+            tx.get(File, file_id).claim_number += 1
+        for running in supervisor._chores._running:
+            running.renewed_at -= chores.CLAIM_S
+        wait_until(lambda: not is_running(pid), what="the chore is ended")
+    assert get_file(workshop, file_id).processing_status == "RUNNING"
+
+
+@pytest.mark.parametrize("point", ["chore.before_store", "chore.after_record"])
+def test_job_when_supervisor_dies_around_the_tokens_of_its_data_completes(workshop, point):
+    file_id = upload(workshop)
+    now = workshop.clock.now()
+    with workshop.database.transaction() as tx:
+        factories.make_model(tx, now=now, status="queued")
+        request = factories.make_request(factories.Inputs(factories.MODEL, file_id))
+        job = jobs.create(tx, workshop.principal, request, policy=POLICY, now=now, idempotency_key=None)
+    nth = {"chore.before_store": 1, "chore.after_record": 3}[point]  # after the check and the fetch
+    victim = workshop.start_supervisor(armed=f"{point}:{nth}")
+    workshop.wait_for_death(victim)
+    assert victim.exitcode == faults.EXIT_CODE
+    with workshop.database.transaction() as tx:  # thirty seconds later
+        for row in tx.query(Tokenization):
+            row.claimed_until = row.claimed_until and workshop.clock.now() - timedelta(seconds=1)
+    workshop.start_supervisor()
+    done = workshop.wait_for_state(job.id, "completed", "error", "user_error")
+    assert done.state == "completed", done.error_message
+
+
 def find_chore_pid(workshop):
+    """Return the pid of a chore that has passed its gate."""
     for path in (workshop.path / "chores").glob("*/process.json"):
-        return json.loads(path.read_text())["pid"]
+        pid = json.loads(path.read_text())["pid"]
+        return None if b"luthier-gate" in Path(f"/proc/{pid}/cmdline").read_bytes() else pid
     return None

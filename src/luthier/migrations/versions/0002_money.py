@@ -64,6 +64,7 @@ def upgrade() -> None:
     _create_limits()
     _create_payments()
     _extend_jobs()
+    _number_claims()
 
 
 def _create_ledger() -> None:
@@ -428,3 +429,8 @@ def _extend_jobs() -> None:
     op.add_column("jobs", sa.Column("price_version", sa.Text(), nullable=True))
     op.add_column("jobs", sa.Column("currency", sa.Text(), nullable=True))
     op.add_column("jobs", sa.Column("limit_deadline_at", UtcTime(), nullable=True))
+
+
+def _number_claims() -> None:
+    for table in ("files", "base_models", "tokenizations"):
+        op.add_column(table, sa.Column("claim_number", Int64, server_default=sa.text("0"), nullable=False))
