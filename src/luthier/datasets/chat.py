@@ -3,15 +3,20 @@
 The text is what transformers' ``apply_chat_template`` renders, byte for byte, with the same sandbox. Templates do
 not say where an assistant's turn begins and ends, so each turn is found by rendering the conversation up to it:
 what the model would be prompted with is the part before, what it should have said is the rest of the turn, through
-the token that ends it. Where a template writes a turn differently once others follow it, the turn ends at its first
-end token; where it refuses the part before, a mark in front of the content shows where that begins.
+the first token that ends it; where the message itself holds that token, or there is none, the turn ends where the
+conversation through it does. Where a template refuses the part before, or writes it differently once others follow, a
+mark in front of the content shows where that begins. To render each part of a conversation takes time by the square of
+its messages: it is done for the turns that are not cut off only.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +42,9 @@ _TOKEN_NAMES = (  # that a template may use
     "mask_token",
 )
 _MARK = "\ue000"  # a private-use character, which is in no template
+_NUMBERED_MARK = re.compile(f"{_MARK}([0-9]+){_MARK}")
+_LONG_CHAT_MESSAGES = 64  # from here on it is worth the time to measure first how many of them are cut off
+_TODAY = datetime(2024, 7, 26, tzinfo=UTC)  # what Llama 3.2's template takes where it is given no date
 
 Span = tuple[int, int]
 Message = dict[str, Any]
@@ -98,20 +106,19 @@ def _to_json(
 
 
 class ChatTemplate:
-    """One compiled template. The date that a template may ask for is that of its making, the same for all rows."""
+    """One compiled template. The date that a template may ask for is always the same: equal inputs, equal tokens."""
 
     end_of_turn: str  # the token that closes an assistant's turn; empty when there is none
 
     def __init__(self, source: str, named_tokens: Mapping[str, str], special_tokens: Sequence[str]) -> None:
         """``named_tokens``: eos_token and the like, as a template sees them; ``special_tokens``: all there are."""
-        made_at = datetime.now().astimezone()
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
         )
         environment.filters["tojson"] = _to_json
         environment.globals["namespace"] = _Namespace
         environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = made_at.strftime
+        environment.globals["strftime_now"] = _TODAY.strftime
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
@@ -138,10 +145,11 @@ class ChatTemplate:
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise TemplateProblem(f"the chat template cannot render it: {error}") from error
 
-    def apply(self, row: Conversation, *, train_on_inputs: bool) -> Rendered:
+    def apply(self, row: Conversation, *, train_on_inputs: bool, measure: Callable[[str], int]) -> Rendered:
         """Render a row and find what of it is trained: the assistant's turns, or everything; never weight 0.
 
-        Raises TemplateProblem, also when the template leaves tools, tool calls or reasoning out.
+        ``measure`` tells how many characters of a text are kept; turns behind them are not looked for. Raises
+        TemplateProblem, also when the template leaves tools, tool calls or reasoning out.
         """
         messages = [prepare(message) for message in row.messages]
         text = self.render(messages, row.tools)
@@ -149,11 +157,13 @@ class ChatTemplate:
         turns = _Turns(self, messages, row.tools, text)
         if row.weight == 0:
             return Rendered(text, [])
-        silent = [index for index, message in enumerate(row.messages) if message.get("weight", 1) == 0]
+        kept = measure(text) if len(messages) > _LONG_CHAT_MESSAGES else len(text)
+        is_silent = [message.get("weight", 1) == 0 for message in row.messages]
         if train_on_inputs:
-            return Rendered(text, _subtract((0, len(text)), [turns.find(index) for index in silent]))
+            holes = turns.find_all([index for index in range(len(messages)) if is_silent[index]], kept)
+            return Rendered(text, _subtract((0, len(text)), holes))
         spoken = (index for index, message in enumerate(messages) if message["role"] == "assistant")
-        return Rendered(text, [turns.find(index) for index in spoken if index not in silent])
+        return Rendered(text, turns.find_all([index for index in spoken if not is_silent[index]], kept))
 
     def _require_all(self, messages: list[Message], tools: list[dict[str, Any]] | None, text: str) -> None:
         """Raise TemplateProblem when the text is the same without a part of the row: it could not be learnt."""
@@ -168,12 +178,15 @@ class ChatTemplate:
             last = _drop(messages[spoken[-1]], "thinking", "reasoning", "reasoning_content")
             without["reasoning"] = ([*messages[: spoken[-1]], last, *messages[spoken[-1] + 1 :]], tools)
         for part, (other_messages, other_tools) in without.items():
-            if self._try_render(other_messages, other_tools) == text:
+            if self.try_render(other_messages, other_tools) == text:
                 raise TemplateProblem(f"the chat template leaves {part} out")
 
-    def _try_render(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> str | None:
+    def try_render(
+        self, messages: list[Message], tools: list[dict[str, Any]] | None, *, prompt: bool = False
+    ) -> str | None:
+        """Return what ``render`` does; None where it raises."""
         try:
-            return self.render(messages, tools)
+            return self.render(messages, tools, prompt=prompt)
         except TemplateProblem:
             return None
 
@@ -184,7 +197,7 @@ class ChatTemplate:
 
     def _find_end_of_turn(self) -> str:
         probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
-        after = (self._try_render(probe, None) or "").rpartition(_MARK)[2].strip()
+        after = (self.try_render(probe, None) or "").rpartition(_MARK)[2].strip()
         return next((token for token in self._special if after.startswith(token)), "")
 
 
@@ -199,11 +212,22 @@ class _Turns:
         self._tools = tools
         self._text = text
 
-    def find(self, index: int) -> Span:
-        """Return the characters of one message; of an assistant's, only what the model itself would write."""
+    def find_all(self, indices: Iterable[int], kept: int) -> list[Span]:
+        """Return the characters of these messages, as far as they begin in the first ``kept`` of the text.
+
+        Of an assistant's, only what the model itself would write. Raises TemplateProblem.
+        """
+        spans: list[Span] = []
+        for index in indices:
+            spans.append(self._find(index, behind=spans[-1][1] if spans else 0))
+            if spans[-1][0] >= kept:
+                break
+        return spans
+
+    def _find(self, index: int, *, behind: int) -> Span:
         is_assistant = self._messages[index]["role"] == "assistant"
         start = self._find_start(index, is_assistant=is_assistant)
-        if start is not None:
+        if start is not None and start >= behind:
             end = self._find_end(index, start, is_assistant=is_assistant)
             if end is not None and end > start:
                 return start, end
@@ -215,39 +239,53 @@ class _Turns:
         before = self._render_prefix(index, prompt=is_assistant)
         if before is not None:
             return len(before)
-        return self._find_marked_start(index) if is_assistant else None
+        return self._marked_starts.get(index) if is_assistant else None
 
     def _find_end(self, index: int, start: int, *, is_assistant: bool) -> int | None:
-        through = self._text if index == len(self._messages) - 1 else self._render_prefix(index + 1, prompt=False)
+        is_last = index == len(self._messages) - 1
+        # A call may end with a token of its own: the next end of a turn is then another message's, if there is one.
+        if is_assistant and (is_last or "tool_calls" not in self._messages[index]):
+            end = self._find_end_token(index, start)
+            if end is not None:
+                return end
+        through = self._text if is_last else self._render_prefix(index + 1, prompt=False)
         if through is not None:
             return self._template.cut_after_end_token(through) if is_assistant else len(through)
+        return self._find_end_token(index, start) if is_assistant else None
+
+    def _find_end_token(self, index: int, start: int) -> int | None:
+        """Find the end of the first end-of-turn token; None where there is none, or the message itself holds one."""
         token = self._template.end_of_turn
-        said = json.dumps(self._messages[index], ensure_ascii=False)
-        if not is_assistant or not token or token in said:
+        if not token or token in json.dumps(self._messages[index], ensure_ascii=False):
             return None
         found = self._text.find(token, start)
         return found + len(token) if found >= 0 else None
 
     def _render_prefix(self, count: int, *, prompt: bool) -> str | None:
         """Render the first ``count`` messages; None when the whole text does not begin so."""
-        try:
-            prefix = self._template.render(self._messages[:count], self._tools, prompt=prompt)
-        except TemplateProblem:  # some templates refuse an empty or an unfinished conversation
-            return None
-        return prefix if self._text.startswith(prefix) else None
+        # Some templates refuse an empty or an unfinished conversation.
+        prefix = self._template.try_render(self._messages[:count], self._tools, prompt=prompt)
+        return prefix if prefix is not None and self._text.startswith(prefix) else None
 
-    def _find_marked_start(self, index: int) -> int | None:
-        """Find where a message's content begins by a mark in front of it that changes nothing else."""
-        message = self._messages[index]
-        if not message["content"] or _MARK in self._text:
-            return None
-        for content in (message["content"], message["content"].lstrip()):  # templates may trim
-            marked = {**message, "content": _MARK + content}
-            others = self._messages[:index], self._messages[index + 1 :]
-            text = self._template.render([*others[0], marked, *others[1]], self._tools)
-            if text.count(_MARK) == 1 and text.replace(_MARK, "") == self._text:
-                return text.index(_MARK)
-        return None
+    @cached_property
+    def _marked_starts(self) -> dict[int, int]:
+        """Where the contents of assistant's messages begin, by marks in front of them that change nothing else."""
+        if _MARK in self._text:
+            return {}
+        for prepare_content in (str, str.lstrip):  # templates may trim
+            marked = [
+                {**message, "content": f"{_MARK}{index}{_MARK}{prepare_content(message['content'])}"}
+                if message["role"] == "assistant" and message["content"]
+                else message
+                for index, message in enumerate(self._messages)
+            ]
+            # Texts at even places, at odd ones the numbers of the messages that begin between them.
+            parts = _NUMBERED_MARK.split(self._template.try_render(marked, self._tools) or "")
+            texts, numbers = parts[::2], parts[1::2]
+            if "".join(texts) == self._text and len(set(numbers)) == len(numbers):
+                ends = itertools.accumulate(map(len, texts))
+                return {int(number): end for number, end in zip(numbers, ends, strict=False)}
+        return {}
 
 
 def prepare(message: Message) -> Message:

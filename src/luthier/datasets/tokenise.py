@@ -39,8 +39,9 @@ class Sample(NamedTuple):
 class Tokeniser:
     """A model's tokenizer with the model's way to write rows."""
 
-    def __init__(self, model_dir: Path) -> None:
+    def __init__(self, model_dir: Path, *, max_seq_length: int) -> None:
         """Load ``tokenizer.json``, its configuration and the chat template. Raises OSError, or InvalidRequest."""
+        self._max_seq_length = max_seq_length
         self._tokenizer = tokenizers.Tokenizer.from_file(str(model_dir / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -64,7 +65,12 @@ class Tokeniser:
             raise chat.TemplateProblem(
                 "the base model has no chat template, only rows of prompt and completion, or text, fit it"
             )
-        return self._template.apply(row, train_on_inputs=train_on_inputs)
+        return self._template.apply(row, train_on_inputs=train_on_inputs, measure=self._measure)
+
+    def _measure(self, text: str) -> int:
+        """Return how many characters of a chat's text are kept."""
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return len(text) if len(offsets) <= self._max_seq_length else offsets[self._max_seq_length - 1][1]
 
     def encode(self, rows: list[Rendered]) -> list[Sample]:
         """Return the tokens of rendered rows, all of one file and so all chats or none, in their order."""
@@ -181,7 +187,7 @@ def tokenise_file(
     Raises OSError, or InvalidRequest when the data, or data and model together, are at fault: a row that ``formats`` refuses,
     one that the chat template cannot render, no token to train on.
     """
-    tokeniser = Tokeniser(model_dir)
+    tokeniser = Tokeniser(model_dir, max_seq_length=max_seq_length)
     tally = _Tally(max_seq_length)
     rows = _render_rows(path, tokeniser, train_on_inputs=train_on_inputs is True)
     with TokenWriter(out) as writer:

@@ -25,7 +25,7 @@ import msgspec
 
 from luthier.datasets.publish import publish
 
-RULES_VERSION = 2  # raise it whenever the same file, tokenizer and settings would give other tokens
+RULES_VERSION = 3  # raise it whenever the same file, tokenizer and settings would give other tokens
 LINES_KEPT = 100  # line numbers of dropped and truncated rows that are named; all are counted
 HEADER_BYTES = 128
 ALIGNMENT = 64

@@ -58,10 +58,15 @@ TEMPLATES = {
         "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
+    # Asked for or not, as Llama 3's first one does.
+    "prompting always": CHATML.replace("{% if add_generation_prompt %}", "{% if true %}"),
+    "one end": "{% for message in messages %}{{ message.role + ': ' + message.content + '\n' }}"
+    "{% if loop.last %}{{ '<|im_end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
     "broken": "{% for message in messages %}",
     "hostile": "{{ messages.__class__.__mro__[1].__subclasses__() }}",
     "hostile namespace": "{% set ns = namespace(__class__=1) %}{{ ns }}",
-    "dated": "{{ strftime_now('%Y') }}" + CHATML,
+    "dated": "{{ strftime_now('%d %b %Y') }}" + CHATML,
 }
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CORPUS = ["the price of a job is the price of its tokens", "user assistant system hello there, how are you?"] * 20

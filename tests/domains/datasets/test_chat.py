@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from luthier.datasets import chat, formats, tokenise
@@ -23,7 +25,7 @@ def render(make_model):
     """Return a function that renders messages with a template and gives the text and its trained pieces."""
 
     def run(template, *messages, tools=None, weight=1, train_on_inputs=False):
-        tokeniser = tokenise.Tokeniser(make_model(template))
+        tokeniser = tokenise.Tokeniser(make_model(template), max_seq_length=4096)
         row = formats.Conversation(list(messages), tools, weight)
         text, trained, _ = tokeniser.render(row, train_on_inputs=train_on_inputs)
         return text, [text[start:end] for start, end in trained]
@@ -138,13 +140,51 @@ def test_template_when_it_reaches_into_python_is_stopped(render, template):
 
 def test_template_when_it_does_not_compile_names_the_model_as_the_cause(make_model):
     with pytest.raises(InvalidRequest, match="does not compile"):
-        tokenise.Tokeniser(make_model("broken"))
+        tokenise.Tokeniser(make_model("broken"), max_seq_length=4096)
 
 
 def test_template_when_in_a_file_of_its_own_is_used(make_model):
-    tokeniser = tokenise.Tokeniser(make_model("chatml", in_own_file=True))
+    tokeniser = tokenise.Tokeniser(make_model("chatml", in_own_file=True), max_seq_length=4096)
     row = formats.Conversation([USER, LAST], None, 1)
     assert tokeniser.render(row, train_on_inputs=False).text.startswith("<|im_start|>user\nhi there")
+
+
+def test_turns_when_there_are_thousands_are_found_without_rendering_each_beginning(make_model, monkeypatch):
+    rendered = []
+    render = chat.ChatTemplate.render
+
+    def count(self, messages, *arguments, **options):
+        rendered.append(len(messages))
+        return render(self, messages, *arguments, **options)
+
+    monkeypatch.setattr(chat.ChatTemplate, "render", count)
+    tokeniser = tokenise.Tokeniser(make_model("chatml"), max_seq_length=512)
+    row = formats.Conversation([USER, LAST] * 2500, None, 1)
+    text, trained, _ = tokeniser.render(row, train_on_inputs=False)
+    assert sum(rendered) < 10 * len(row.messages)
+    assert {text[start:end] for start, end in trained} == {"bye é\U0001f600<|im_end|>"}
+    (sample,) = tokeniser.encode([chat.Rendered(text, trained)])
+    (whole,) = tokeniser.encode([chat.Rendered(text, _find_answers(text))])
+    assert sample.trained[:512] == whole.trained[:512]
+
+
+def _find_answers(text):
+    return [found.span() for found in re.finditer(r"bye [^<]*<\|im_end\|>", text)]
+
+
+def test_turn_when_the_template_prompts_for_another_behind_the_last_ends_before_that(render):
+    text, trained = render("prompting always", USER, FIRST, AGAIN, LAST)
+    assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert trained == ["hello\nyou <|im_end|>", "bye é\U0001f600<|im_end|>"]
+
+
+def test_turn_when_the_template_ends_the_last_one_only_is_refused(render):
+    with pytest.raises(chat.TemplateProblem, match="message 3 cannot be told apart"):
+        render("one end", USER, FIRST, AGAIN, LAST)
+
+
+def test_text_when_the_template_asks_for_the_date_is_the_same_every_day(render):
+    assert render("dated", USER, LAST)[0].startswith("26 Jul 2024<|im_start|>")
 
 
 CONVERSATIONS = [
@@ -158,12 +198,12 @@ CONVERSATIONS = [
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("template", ["chatml", "default system", "trimming", "thinking", "generation", "dated"])
+@pytest.mark.parametrize("template", ["chatml", "default system", "trimming", "thinking", "generation"])
 def test_text_and_tokens_when_compared_are_those_of_transformers(make_model, template):
     from transformers import AutoTokenizer
 
     folder = make_model(template)
-    oracle, tokeniser = AutoTokenizer.from_pretrained(folder), tokenise.Tokeniser(folder)
+    oracle, tokeniser = AutoTokenizer.from_pretrained(folder), tokenise.Tokeniser(folder, max_seq_length=4096)
     compared = 0
     for messages, tools in CONVERSATIONS:
         try:
