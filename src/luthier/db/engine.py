@@ -14,6 +14,8 @@ from luthier.errors import ServiceError
 SQLITE_MIN_VERSION = (3, 51, 3)  # before it, two connections that reset the WAL at once can lose commits
 BUSY_TIMEOUT_MS = 30_000
 CONNECT_TIMEOUT_S = 10  # an address that answers nothing would else be tried for minutes
+# Nobody waits for ever for a row whose owner is stopped in the middle of a transaction, and that one is ended.
+POSTGRESQL_OPTIONS = "-c lock_timeout=30s -c idle_in_transaction_session_timeout=60s"
 URL_HINT = "set LUTHIER_DATABASE_URL to sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME, or leave it unset"
 BEGIN_OPTION = "luthier_begin"  # execution option: the statement that opens a transaction on SQLite
 
@@ -48,7 +50,8 @@ def _parse_url(url: str) -> sa.URL:
 
 
 def _create_postgresql_engine(url: sa.URL) -> sa.Engine:
-    connect_args = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
+    connect_args: dict[str, Any] = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
+    connect_args["options"] = f"{url.query.get('options', '')} {POSTGRESQL_OPTIONS}".lstrip()
     try:
         return sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True, connect_args=connect_args)
     except ModuleNotFoundError:
