@@ -50,15 +50,21 @@ def postgres_url():
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request, tmp_path):
-    """An empty database at the newest schema; each test that asks for it runs on both kinds."""
+def new_database(request, tmp_path):
+    """A database without any table; each test that asks for it runs on both kinds."""
     if request.param == "sqlite":
         database = Database(f"sqlite:///{tmp_path / 'luthier.db'}")
     else:
         database = _create_postgres_database(request.getfixturevalue("postgres_url"))
-    schema.upgrade(database)
     yield database
     database.dispose()
+
+
+@pytest.fixture
+def database(new_database):
+    """An empty database at the newest schema; each test that asks for it runs on both kinds."""
+    schema.upgrade(new_database)
+    return new_database
 
 
 def _create_postgres_database(server_url: str) -> Database:

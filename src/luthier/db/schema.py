@@ -37,29 +37,37 @@ def list_revisions() -> list[str]:
 def upgrade(database: Database) -> None:
     """Bring the schema to the newest revision; nothing happens when it is there already.
 
-    Raises SchemaTooNew when the database is at a revision that this code does not know.
+    Any number of processes may do this at once. Raises SchemaTooNew when the database is at a revision that
+    this code does not know.
     """
+    with database.engine.connect() as connection:
+        if not _must_upgrade(connection):
+            return
+    from alembic import command  # noqa: PLC0415
+
+    config = make_config()
+    with database.reshaping() as connection:
+        if _must_upgrade(connection):  # still: another process may have done it meanwhile
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def _must_upgrade(connection: sa.Connection) -> bool:
     revisions = list_revisions()
-    current = _find_current(database)
+    current = _find_current(connection)
     if current == revisions[-1]:
-        return
+        return False
     if current is not None and current not in revisions:
         raise SchemaTooNew(
             "schema_too_new",
             f"the database is at revision {current}, newer than this Luthier's {revisions[-1]}",
             hint="run the newer version, or restore a backup from before its upgrade",
         )
-    from alembic import command  # noqa: PLC0415
-
-    config = make_config()
-    with database.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    return True
 
 
-def _find_current(database: Database) -> str | None:
-    with database.engine.connect() as connection:
-        if not sa.inspect(connection).has_table("alembic_version"):
-            return None
-        current: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-        return current
+def _find_current(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    current: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return current
