@@ -4,7 +4,8 @@ What is trained, by format: of ``messages`` the assistant's turns, of ``prompt``
 ``text`` everything. A model that has a chat template sees a prompt and its completion as a user's message
 and the assistant's answer, as it will when it is used; for one that has none they are joined as they stand.
 ``text``, and what is joined, ends with the end-of-sequence token. ``train_on_inputs`` true trains the inputs too;
-``auto`` and false are the same: ``text`` has no inputs that could be left out.
+``auto`` and false are the same: ``text`` has no inputs that could be left out. The first token of a row is never
+trained: nothing stands before it that could predict it.
 """
 
 from __future__ import annotations
@@ -78,15 +79,16 @@ class Tokeniser:
         # A template writes every special token itself; for plain text the tokenizer adds what its model expects.
         encodings = self._tokenizer.encode_batch([row.text for row in rows], add_special_tokens=not is_chat)
         samples = [_mark(encoding, row.trained) for encoding, row in zip(encodings, rows, strict=True)]
-        return samples if is_chat else [self._close(sample) for sample in samples]
+        return samples if is_chat else [self._close(*pair) for pair in zip(samples, rows, strict=True)]
 
-    def _close(self, sample: Sample) -> Sample:
-        """End a row with the end-of-sequence token, trained as the token before it."""
+    def _close(self, sample: Sample, row: Rendered) -> Sample:
+        """End a row with the end-of-sequence token, trained when the row's last character is."""
         if self._eos_id is None or not sample.input_ids:
             return sample
         if sample.input_ids[-1] == self._eos_id:  # the row's own text ends with it
             return sample
-        return Sample([*sample.input_ids, self._eos_id], sample.trained + sample.trained[-1:])
+        is_trained = bool(row.trained) and row.trained[-1][1] == len(row.text)
+        return Sample([*sample.input_ids, self._eos_id], sample.trained + bytes([is_trained]))
 
 
 def _read_config(model_dir: Path) -> dict[str, Any]:
@@ -103,16 +105,20 @@ def _as_conversation(row: formats.Instruction) -> formats.Conversation:
 def _mark(encoding: tokenizers.Encoding, spans: list[Span]) -> Sample:
     """Mark the tokens that cover a character of a trained span; ``spans`` are ordered.
 
-    Tokens that stand for no text are not trained in front, where nothing predicts them, and are left out at the end.
+    Tokens that the tokenizer added are not trained in front, where nothing predicts them, and are left out at the end.
     """
-    offsets = encoding.offsets  # characters, half-open, in order; tokens that stand for no text have (0, 0)
+    # Characters, half-open, in order. Some tokenizers trim white space off them: it then stands at (end, end). What
+    # was added stands at (0, 0).
+    offsets, is_added = encoding.offsets, encoding.special_tokens_mask
     count = len(offsets)
-    while count and offsets[count - 1] == (0, 0):
+    while count and is_added[count - 1]:
         count -= 1
     trained = bytearray(count)
     for start, end in spans:
         first = bisect_right(offsets, start, hi=count, key=_get_end)
         last = bisect_left(offsets, end, lo=first, hi=count, key=_get_start)
+        while last < count and offsets[last] == (end, end):
+            last += 1
         trained[first:last] = b"\1" * (last - first)
     return Sample(encoding.ids[:count], trained)
 
@@ -144,6 +150,8 @@ class _Tally:
             if len(self._truncated_lines) < LINES_KEPT:
                 self._truncated_lines.append(line)
             sample = Sample(sample.input_ids[: self._max_seq_length], sample.trained[: self._max_seq_length])
+        if sample.trained:
+            sample.trained[0] = 0  # nothing stands before the first token that could predict it
         trained = sample.trained.count(1)
         if not trained:
             self._dropped += 1

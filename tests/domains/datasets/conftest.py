@@ -90,7 +90,7 @@ def tokenizer():
 def make_model(tmp_path, tokenizer):
     """Return a function that writes a model folder with a template, by its name, or without one."""
 
-    def make(name: str | None, *, adds_bos: bool = False, in_own_file: bool = False):
+    def make(name: str | None, *, adds_bos: bool = False, trims_offsets: bool = False, in_own_file: bool = False):
         template = None if name is None else TEMPLATES[name]
         folder = tmp_path / "model"
         folder.mkdir(exist_ok=True)
@@ -99,6 +99,8 @@ def make_model(tmp_path, tokenizer):
             own.post_processor = processors.TemplateProcessing(
                 single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)]
             )
+        if trims_offsets:
+            own.post_processor = processors.ByteLevel(trim_offsets=True)
         own.save(str(folder / "tokenizer.json"))
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",

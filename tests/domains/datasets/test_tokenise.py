@@ -17,11 +17,11 @@ END = 2
 def run(tmp_path, write_rows, make_model, tokenizer):
     """Return a function that tokenises rows and gives the counts and each row as (text, trained text)."""
 
-    def tokenise_rows(rows, template="chatml", *, max_seq_length=512, train_on_inputs="auto", adds_bos=False):
+    def tokenise_rows(rows, template="chatml", *, max_seq_length=512, train_on_inputs="auto", **build):
         out = tmp_path / "out.tokens"
         counts = tokenise.tokenise_file(
             rows if hasattr(rows, "open") else write_rows(rows),
-            make_model(template, adds_bos=adds_bos),
+            make_model(template, **build),
             out,
             max_seq_length=max_seq_length,
             train_on_inputs=train_on_inputs,
@@ -52,7 +52,7 @@ def test_conversation_when_tokenised_trains_the_answer_and_its_end(run):
     [
         ("auto", "a price<|im_end|>"),
         (False, "a price<|im_end|>"),
-        (True, "<|im_start|>user\nwhat?<|im_end|>\n<|im_start|>assistant\na price<|im_end|>\n"),
+        (True, "user\nwhat?<|im_end|>\n<|im_start|>assistant\na price<|im_end|>\n"),  # nothing predicts the first
     ],
 )
 def test_prompt_when_the_model_chats_is_a_users_message(run, train_on_inputs, expected):
@@ -62,7 +62,7 @@ def test_prompt_when_the_model_chats_is_a_users_message(run, train_on_inputs, ex
 
 
 @pytest.mark.parametrize(
-    ("train_on_inputs", "expected"), [("auto", " a price<|im_end|>"), (True, "what? a price<|im_end|>")]
+    ("train_on_inputs", "expected"), [("auto", " a price<|im_end|>"), (True, "hat? a price<|im_end|>")]
 )
 def test_prompt_when_the_model_has_no_template_is_joined_with_the_completion(run, train_on_inputs, expected):
     row = {"prompt": "what?", "completion": " a price"}
@@ -74,7 +74,27 @@ def test_prompt_when_the_model_has_no_template_is_joined_with_the_completion(run
 @pytest.mark.parametrize("train_on_inputs", ["auto", True, False])
 def test_text_when_tokenised_is_trained_whole_with_its_end(run, train_on_inputs):
     _, [[text, trained]] = run([{"text": "a tale"}], train_on_inputs=train_on_inputs)
-    assert (text, trained) == ("a tale<|im_end|>", "a tale<|im_end|>")
+    assert (text, trained) == ("a tale<|im_end|>", " tale<|im_end|>")
+
+
+def test_text_when_one_token_long_has_its_end_to_learn(run):
+    counts, [[text, trained]] = run([{"text": "a"}])
+    assert (text, trained, counts.trained_tokens) == ("a<|im_end|>", "<|im_end|>", 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"text": "a tale "}, " tale <|im_end|>"),
+        ({"text": " "}, "<|im_end|>"),
+        ({"prompt": "what?", "completion": " a price  "}, " a price  <|im_end|>"),
+        ({"prompt": "what?", "completion": " a price  ", "weight": 0}, ""),
+    ],
+)
+def test_row_when_the_tokenizer_trims_offsets_is_trained_with_its_last_space_and_its_end(run, row, expected):
+    other = {"prompt": "q", "completion": "a"} if "prompt" in row else {"text": "the"}
+    _, read = run([row, other], None, trims_offsets=True)
+    assert [trained for _, trained in read[:-1]] == [expected] * bool(expected)
 
 
 def test_text_when_the_tokenizer_adds_bos_and_eos_has_each_once(run):
