@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -92,3 +93,22 @@ def test_writer_when_killed_leaves_what_it_wrote(tmp_path):
     process.communicate()
     messages, _ = journal.read(path)
     assert [message.message for _, message in messages] == ["kept"]
+
+
+def test_write_when_the_disk_is_full_says_so_and_leaves_the_journal_whole(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    # The limit on a file's size stands in for a full disk: the last write is cut short in the same way.
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from luthier.protocol import journal\n"
+        "w = journal.JournalWriter(Path(sys.argv[1])); w.write(journal.Notice(message='before'))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (Path(sys.argv[1]).stat().st_size + 20, hard))\n"
+        "try: w.write(journal.Notice(message='lost'))\n"
+        "except OSError as error: print(error.errno)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))\n"
+        "w.write(journal.Failed(kind='disk', message='after'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"{errno.ENOSPC}\n", "")
+    assert [message.message for _, message in journal.read(path)[0]] == ["before", "after"]

@@ -7,6 +7,7 @@ any number of times gives the same rows.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -175,11 +176,16 @@ class JournalWriter:
         _cut_torn_tail(self._fd)
 
     def write(self, message: Message, *, durable: bool = False) -> None:
-        """Append one line in one write; ``durable`` fsyncs it (a failed fsync raises OSError: end the process)."""
+        """Append one line in one write; ``durable`` fsyncs it (a failed fsync raises OSError: end the process).
+
+        Raises OSError when the disk is full; the journal is then as it was.
+        """
         line = _encoder.encode(message) + b"\n"
         assert len(line) <= MAX_LINE_BYTES, f"journal line of {len(line)} bytes"
         written = os.write(self._fd, line)
-        assert written == len(line), f"short write to the journal: {written} of {len(line)} bytes"
+        if written < len(line):  # the rest did not fit; a torn line must not stand before the next one
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {written} of {len(line)} bytes written")
         if durable:
             os.fsync(self._fd)
 
