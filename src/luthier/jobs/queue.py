@@ -28,26 +28,50 @@ class ClaimOutdated(Exception):
 
 
 def claim(tx: Session, *, owner: str, lease_s: float, now: datetime) -> Claim | None:
-    """Take the job that has waited longest, or return None when none is queued."""
-    job = queries.lock_oldest_queued(tx)
-    if job is None:
-        return None
-    job.started_at = now
-    _lease(job, owner=owner, lease_s=lease_s, now=now)
-    moves.advance(tx, job, "running", f"Job started at {moves.format_time(now)}", now=now)
-    return _view(job)
+    """Take the job that has waited longest, or return None when none is queued.
+
+    One whose row cannot be read ends on the way: it must not stop the others.
+    """
+    while (job := queries.lock_oldest_queued(tx)) is not None:
+        if (fault := _find_fault(job)) is not None:
+            _end_unreadable(tx, job, fault, now=now)
+            continue
+        job.started_at = now
+        _lease(job, owner=owner, lease_s=lease_s, now=now)
+        moves.advance(tx, job, "running", f"Job started at {moves.format_time(now)}", now=now)
+        return _view(job)
+    return None
 
 
 def adopt(tx: Session, *, owner: str, lease_s: float, now: datetime, held: Collection[str] = ()) -> list[Claim]:
     """Take over, each with a new token, the jobs that this owner left behind and those whose lease ran out.
 
-    ``held`` names the jobs that the caller runs already and keeps as they are.
+    ``held`` names the jobs that the caller runs already and keeps as they are. One whose row cannot be read ends.
     """
-    jobs = queries.lock_adoptable(tx, owner=owner, now=now, held=held)
-    for job in jobs:
+    adopted = []
+    for job in queries.lock_adoptable(tx, owner=owner, now=now, held=held):
+        if (fault := _find_fault(job)) is not None:
+            _end_unreadable(tx, job, fault, now=now)
+            continue
         _lease(job, owner=owner, lease_s=lease_s, now=now)
+        adopted.append(job)
     tx.flush()
-    return [_view(job) for job in jobs]
+    return [_view(job) for job in adopted]
+
+
+def _find_fault(job: Job) -> str | None:
+    try:
+        _view(job)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return None
+
+
+def _end_unreadable(tx: Session, job: Job, fault: str, *, now: datetime) -> None:
+    job.error_kind = "platform"
+    job.error_message = f"the server cannot read what it kept of the job: {fault}"
+    message = moves.describe_failure(job.error_message, "create the job again")
+    moves.finish(tx, job, "error", message, charged_nanos=0, now=now)
 
 
 def renew(tx: Session, job_id: str, *, token: int, lease_s: float, now: datetime) -> bool:
@@ -56,8 +80,11 @@ def renew(tx: Session, job_id: str, *, token: int, lease_s: float, now: datetime
 
 
 def list_held(tx: Session, owner: str) -> list[Claim]:
-    """Return the jobs that this owner holds, as they are now: a cancellation shows in ``state``."""
-    return [_view(job) for job in queries.list_leased(tx, owner)]
+    """Return the jobs that this owner holds, as they are now: a cancellation shows in ``state``.
+
+    One whose row cannot be read is not among them, so that its worker is ended; the next ``adopt`` ends the job.
+    """
+    return [_view(job) for job in queries.list_leased(tx, owner) if _find_fault(job) is None]
 
 
 def require_lease(tx: Session, job_id: str, token: int) -> None:

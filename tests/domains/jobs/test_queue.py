@@ -4,11 +4,13 @@ import threading
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from factories import LEASE_S, OWNER, POLICY, make_inputs, make_job, make_principal, make_request
 from luthier.jobs import log, progress, queue, service
 from luthier.jobs.queue import LeaseLost
 from luthier.jobs.schemas import Outcome, ProgressUpdate
+from luthier.jobs.tables import Job
 
 
 @pytest.fixture
@@ -246,3 +248,33 @@ def test_lease_ends_when_it_was_said_to(database, clock, principal):
     almost = clock.now() + timedelta(seconds=LEASE_S) - timedelta(microseconds=1)
     with database.transaction() as tx:
         assert queue.adopt(tx, owner="supervisor-2", lease_s=LEASE_S, now=almost) == []
+
+
+def make_unreadable(database, job_id):
+    with database.transaction() as tx:
+        tx.execute(sa.update(Job).where(Job.id == job_id).values(hyperparameters={}))
+
+
+def test_claim_when_a_row_cannot_be_read_ends_that_job_and_takes_the_next(database, clock, principal):
+    broken, fine = make_queued(database, clock, principal, 2)
+    make_unreadable(database, broken)
+    assert claim(database, clock).job_id == fine
+    with database.read() as tx:
+        row, last = tx.get(Job, broken), log.list_events(tx, broken)[-1]
+    assert (row.state, row.error_kind, row.charged_nanos) == ("error", "platform", 0)
+    assert "cannot read what it kept of the job" in last.message
+
+
+def test_adopt_when_a_row_cannot_be_read_ends_that_job_and_takes_the_others(database, clock, principal):
+    broken, fine = make_queued(database, clock, principal, 2)
+    claim(database, clock)
+    claim(database, clock)
+    make_unreadable(database, broken)
+    with database.transaction() as tx:
+        assert [held.job_id for held in queue.list_held(tx, OWNER)] == [fine]
+        assert [taken.job_id for taken in adopt(tx, clock)] == [fine]
+        assert tx.get(Job, broken).state == "error"
+
+
+def adopt(tx, clock):
+    return queue.adopt(tx, owner=OWNER, lease_s=LEASE_S, now=clock.now())
