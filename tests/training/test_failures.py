@@ -39,6 +39,17 @@ def test_loss_when_it_explodes_names_the_way_out(make_run):
     assert "learning_rate" in caught.value.hint
 
 
+@pytest.mark.parametrize("n_checkpoints", [1, 2])
+def test_weights_when_no_numbers_after_a_step_are_never_written(make_run, n_checkpoints):
+    # Two rows a step: one step and its outputs, or a checkpoint between two.
+    run = make_run(ROWS[: 2 * n_checkpoints], weight_decay=1e300, packing=False, n_checkpoints=n_checkpoints)
+    with pytest.raises(NonFiniteLoss, match="weight"):
+        run.train()
+    names = [type(message).__name__ for message in run.read()]
+    assert "Metric" in names
+    assert not {"Exporting", "CheckpointSaved"} & set(names)
+
+
 def test_modules_when_unknown_are_the_hyperparameters_fault(make_run):
     with pytest.raises(HyperparametersFault, match="wq"):
         make_run(ROWS, training_type=spec.Lora(r=4, alpha=8.0, target_modules=("wq",))).train()

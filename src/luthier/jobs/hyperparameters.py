@@ -16,6 +16,10 @@ DEFAULT_SEED: Final = 42
 MAX_SEED: Final = 2**32 - 1  # what every generator that is seeded with it takes
 MAX_GRADIENT_ACCUMULATION: Final = 1024  # a step must end some time: cancelling waits for it
 MAX_LORA_ALPHA: Final = 65_536  # the scale alpha / r stays far from where bf16 has no digits left
+# Beyond these a run cannot end well: weights that are no numbers, a rate that is noise.
+MAX_GRAD_NORM: Final = 1e6
+MAX_WEIGHT_DECAY: Final = 1.0
+MAX_NUM_CYCLES: Final = 1000.0
 MAX_SUFFIX_LENGTH: Final = 64
 ALL_LINEAR: Final = "all-linear"
 
@@ -71,8 +75,12 @@ def resolve(request: JobRequest, limits: Limits) -> Hyperparameters:
             high=limits.max_learning_rate,
         ),
         schedule=_resolve_schedule(problems, request),
-        max_grad_norm=problems.read_float("max_grad_norm", request.max_grad_norm, default=1.0, low=0.0),
-        weight_decay=problems.read_float("weight_decay", request.weight_decay, default=0.0, low=0.0),
+        max_grad_norm=problems.read_float(
+            "max_grad_norm", request.max_grad_norm, default=1.0, low=0.0, high=MAX_GRAD_NORM
+        ),
+        weight_decay=problems.read_float(
+            "weight_decay", request.weight_decay, default=0.0, low=0.0, high=MAX_WEIGHT_DECAY
+        ),
         random_seed=problems.read_int("random_seed", request.random_seed, default=DEFAULT_SEED, low=0, high=MAX_SEED),
         packing=problems.read_bool("packing", request.packing, default=True),
         max_seq_length=max_seq_length,
@@ -228,7 +236,9 @@ def _resolve_schedule(problems: Problems, request: JobRequest) -> Schedule:
     args_param = "lr_scheduler.lr_scheduler_args"
     args = problems.read_object(args_param, fields.get("lr_scheduler_args"))
     cycles_param = f"{args_param}.num_cycles"
-    num_cycles = problems.read_float(cycles_param, args.get("num_cycles"), default=0.5, low=0.0, open_low=True)
+    num_cycles = problems.read_float(
+        cycles_param, args.get("num_cycles"), default=0.5, low=0.0, high=MAX_NUM_CYCLES, open_low=True
+    )
     if kind == "linear" and args.get("num_cycles") is not None:
         problems.add(
             cycles_param,

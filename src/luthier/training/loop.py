@@ -81,6 +81,10 @@ class Trainer:
             seconds_remaining=self._pace.record_step(tokens, step_s),
         )
 
+    def require_finite_weights(self) -> None:
+        """Raise NonFiniteLoss rather than have weights written that are no numbers."""
+        self._optimizer.require_finite_weights()
+
     def _add_gradients(self, step: Step) -> float:
         """Return the mean loss over all trained tokens of the rows, however they are divided into batches."""
         self._model.module.train()

@@ -36,6 +36,11 @@ class Master:
         self.gradient += parameter.grad
         parameter.grad = None
 
+    def measure_weights(self) -> Tensor:
+        """Return the norm of the parameter, in fp32."""
+        norm: Tensor = self._parameter.norm(dtype=torch.float32)
+        return norm
+
     def step(self, learning_rate: float, number: int) -> None:
         """Take step ``number`` (from 1) and forget the gradient."""
         self.value.mul_(1 - learning_rate * self._weight_decay)
@@ -72,6 +77,19 @@ class AdamW:
                 master.gradient *= scale
             master.step(learning_rate, self._steps)
         return norm
+
+    @torch.no_grad()
+    def require_finite_weights(self) -> None:
+        """Raise NonFiniteLoss when the last step left a weight that is no finite number.
+
+        No loss tells of it before the next step, and after the last one there is none.
+        """
+        norms = torch.stack([master.measure_weights() for master in self._masters])
+        if not bool(norms.isfinite().all()):
+            raise NonFiniteLoss(
+                "a trained weight is no finite number after the last step",
+                hint="use a lower learning_rate or weight_decay",
+            )
 
     def _measure_norm(self) -> float:
         norms: list[Tensor] = [master.gradient.norm() for master in self._masters]

@@ -67,11 +67,13 @@ def run_job(
             if step.number in plan.evaluate_at:
                 journal.write(trainer.evaluate(step))
             if step.number in plan.save_at:
+                trainer.require_finite_weights()
                 journal.write(exporter.save_checkpoint(step.number, trainer.results), durable=True)
         pulse.require_wanted()
     except Stopped:
         return Finished(step=progress.step, epochs_completed=progress.step // plan.steps_per_epoch, stopped=True)
 
+    trainer.require_finite_weights()
     journal.write(Exporting(step=progress.step))
     for kind in exporter.list_outputs():
         journal.write(exporter.save_output(kind, progress.step, trainer.results), durable=True)
