@@ -60,6 +60,7 @@ class TokeniseOrder:
     file_sha256: str
     file_object_key: str
     model: str
+    tokenizer_digest: str  # whose tokens are asked for: by now the name may stand for another model
     max_seq_length: int
     train_on_inputs: TrainOnInputs  # as the tokenising command takes it
 
@@ -259,6 +260,7 @@ def _order(row: Tokenization) -> TokeniseOrder:
         file_sha256=row.file_sha256,
         file_object_key=row.file_object_key,
         model=row.model,
+        tokenizer_digest=row.tokenizer_digest,
         max_seq_length=row.max_seq_length,
         train_on_inputs=row.train_on_inputs,  # type: ignore[arg-type]  # written by _spell
     )

@@ -12,8 +12,10 @@ import msgspec
 
 from luthier import faults
 from luthier.billing import quotes
+from luthier.billing.quotes import TokeniseOrder
 from luthier.catalog import service as catalog
 from luthier.db import Session
+from luthier.errors import NotFound
 from luthier.files import service as files
 from luthier.settings import Settings
 from luthier.storage import ObjectStore
@@ -102,15 +104,18 @@ def claim_fetch(tx: Session, settings: Settings, *, now: datetime, claim_s: floa
 
 
 def claim_tokenise(tx: Session, settings: Settings, *, now: datetime, claim_s: float) -> Chore | None:
-    """Take a file to tokenise."""
+    """Take a file to tokenise. What was asked for of a model that is another now, or gone, has failed."""
     order = quotes.claim(tx, now=now, claim_s=claim_s)
     if order is None:
         return None
-    model_dir = catalog.get_model(tx, order.model).path
+    model_dir = _find_model_dir(tx, order)
+    if model_dir is None:
+        message = f"{order.model} was removed, or its tokenizer was replaced, before the tokens were counted"
+        quotes.fail(tx, order.key, message, now=now, is_final=True)
+        return None
     object_key = quotes.make_object_key(order.key)
 
     def prepare(store: ObjectStore, directory: Path) -> list[str]:
-        assert model_dir is not None, f"{order.key} is to be tokenised, but {order.model} is not here"
         store.fetch_file(order.file_object_key, directory / INPUT)
         return [
             "luthier.datasets", "tokenise", str(directory / INPUT),
@@ -144,3 +149,12 @@ def claim_tokenise(tx: Session, settings: Settings, *, now: datetime, claim_s: f
         record=record,
         fail=lambda tx, message, now, is_final: quotes.fail(tx, order.key, message, now=now, is_final=is_final),
     )
+
+
+def _find_model_dir(tx: Session, order: TokeniseOrder) -> str | None:
+    """Return the folder of the order's model; None when the name stands for another tokenizer, or for nothing."""
+    try:
+        model = catalog.get_model(tx, order.model)
+    except NotFound:
+        return None
+    return model.path if model.tokenizer_digest == order.tokenizer_digest else None
