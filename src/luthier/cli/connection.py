@@ -63,6 +63,10 @@ class Connection:
         )
         return self._read_json(response)
 
+    def put(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """PUT JSON and return the JSON; it sets a value, so a lost answer is asked for again."""
+        return self._read_json(self.request("PUT", path, json=body, retry=True))
+
     def delete(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         """DELETE and return the JSON, or None when the answer has no body."""
         response = self.request("DELETE", path, params=params)

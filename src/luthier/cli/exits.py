@@ -21,7 +21,7 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.OK: "done",
-    Exit.NEGATIVE: "no: a file is not valid, a job failed or was cancelled",
+    Exit.NEGATIVE: "no: a file is not valid, a job failed or was cancelled, books are wrong",
     Exit.USAGE: "the command line is wrong",
     Exit.CONNECTION: "no server configured, none reached, or the key refused",
     Exit.REFUSED: "refused: unknown id, wrong value, not in this state",

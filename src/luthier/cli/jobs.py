@@ -184,22 +184,27 @@ def list_jobs(
 
 @app.command("get", cls=Command)
 def get(job_id: JobId, *, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
-    """Show one job: its state and why, price, parameters.
+    """Show one job: its state and why, price, parameters, and what became of its money.
 
     Examples:
       luthier ft get ft-0b5e…
       luthier ft get ft-0b5e… --json | jq -r .status
     """
-    from luthier.cli import job_views
+    from luthier.cli import billing, job_views
     from luthier.cli.connection import connect
 
     output = Output(as_json=as_json)
     with connect(base_url) as connection:
         job = as_dict(connection.get(_path(job_id)))
+        money = {} if as_json else billing.get_job_money(connection, job_id)
     if as_json:
         output.write_json(job)
-    else:
-        job_views.show_job(output, job)
+        return
+    from luthier.cli import money_views
+
+    job_views.show_job(output, job)
+    output.line()
+    money_views.show_job_money(output, money)
 
 
 @app.command("watch", cls=Command)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from luthier.cli import account, files, jobs, keys, models, serve
+from luthier.cli import account, billing, files, jobs, keys, models, serve
 from luthier.cli.exits import MEANINGS, Exit, Failure
 from luthier.cli.options import CONTEXT, Command, Group
 from luthier.cli.version import find_version
@@ -70,6 +70,7 @@ app.command("watch", cls=Command)(jobs.watch)
 app.command("list-events", cls=Command)(jobs.events)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
+app.add_typer(billing.app, name="billing")
 
 
 def run() -> None:

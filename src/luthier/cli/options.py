@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -90,6 +91,19 @@ def _name_argument(argument: Any) -> str:
 def _without_type(names: str) -> str:
     """``JOB <str>`` → ``JOB``: the name says what it is. Choices are kept."""
     return re.sub(r" <(\w+( range)?|list\[\w+\])>$", "", names)
+
+
+def make_listing_group(help: str, list_command: Callable[..., None]) -> typer.Typer:  # noqa: A002 - typer's own name
+    """Return a group of commands that lists its things when no command is named, as its command ``list`` does."""
+    group = make_group(help)
+
+    @group.callback()
+    def list_by_default(context: typer.Context, *, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
+        if context.invoked_subcommand is None:
+            list_command(as_json=as_json, base_url=base_url)
+
+    group.command("list", cls=Command)(list_command)
+    return group
 
 
 def make_group(help: str, *, epilog: str | None = None) -> typer.Typer:  # noqa: A002 - typer's own name

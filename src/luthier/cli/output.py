@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
 
 import typer
 
@@ -131,8 +131,10 @@ class Output:
             raise typer.Exit(Exit.NEGATIVE)
 
     @contextmanager
-    def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
-        """Show a bar of bytes on stderr while the body runs; yields what to call with (done, total).
+    def progress(
+        self, label: str, *, unit: Literal["bytes", "count"] = "bytes"
+    ) -> Iterator[Callable[[int, int], None]]:
+        """Show a bar on stderr while the body runs; yields what to call with (done, total).
 
         Nothing without a terminal, and nothing for what is done before one could read it.
         """
@@ -141,7 +143,7 @@ class Output:
             return
         from luthier.cli import bars
 
-        bar = bars.make_byte_bar(self.err)
+        bar = bars.make_byte_bar(self.err) if unit == "bytes" else bars.make_count_bar(self.err)
         task = bar.add_task(escape(label), total=None)
         began = time.monotonic()
 

@@ -45,7 +45,7 @@ def serve(
       luthier serve
       luthier serve --home ./luthier-home --port 0
     """
-    _run_api(_load_settings(home, host, port, slots), with_supervisor=True)
+    _run_api(load_settings(home, host, port, slots), with_supervisor=True)
 
 
 def api(home: HomeOption = None, host: HostOption = None, port: PortOption = None) -> None:
@@ -54,7 +54,7 @@ def api(home: HomeOption = None, host: HostOption = None, port: PortOption = Non
     Examples:
       LUTHIER_DATABASE_URL=postgresql+psycopg://luthier@db/luthier luthier api --host 0.0.0.0
     """
-    _run_api(_load_settings(home, host, port, None), with_supervisor=False)
+    _run_api(load_settings(home, host, port, None), with_supervisor=False)
 
 
 def supervise(
@@ -72,10 +72,10 @@ def supervise(
     from luthier import log
     from luthier.supervisor import loop
 
-    settings = _load_settings(home, None, None, slots)
+    settings = load_settings(home, None, None, slots)
     log.configure(level=settings.log_level, as_json=settings.log_json)
     os.umask(home_dir.OTHERS)
-    _open_database(settings).dispose()
+    open_database(settings).dispose()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -84,7 +84,7 @@ def supervise(
     loop.run(settings, stop=stop)
 
 
-def _load_settings(home: Path | None, host: str | None, port: int | None, slots: int | None) -> Any:
+def load_settings(home: Path | None, host: str | None, port: int | None, slots: int | None) -> Any:
     """Read the environment, then apply the options given. Raises ServiceError naming a setting that is wrong."""
     from pydantic import ValidationError
 
@@ -111,11 +111,11 @@ class _Prepared:
 
 def _prepare(settings: Any) -> _Prepared:
     """Make home and bring the schema up to date; both are safe to repeat."""
-    database = _open_database(settings)
+    database = open_database(settings)
     return _Prepared(database=database, master_key=_require_master_key(settings, database))
 
 
-def _open_database(settings: Any) -> Any:
+def open_database(settings: Any) -> Any:
     """Return the database, its schema up to date. Raises ServiceError when it cannot be used."""
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -336,6 +336,7 @@ class LimitAnswer(BaseModel):
     scope_id: str
     name: str
     month: str
+    currency: str
     monthly_nanos: int
     monthly: str
     used_nanos: int = Field(description="Charged this month, net of refunds, and held now")
@@ -360,7 +361,10 @@ def list_limits(principal: PrincipalParam, services: ServicesParam) -> LimitList
     with services.database.read() as tx:
         found = limits.list_limits(tx, principal.organization_id, now=services.clock.now())
         names = _list_scope_names(tx, principal)
-    return LimitList(currency=services.policy.currency, data=[_describe_limit(limit, names) for limit in found])
+    return LimitList(
+        currency=services.policy.currency,
+        data=[_describe_limit(limit, names, services.policy.currency) for limit in found],
+    )
 
 
 @router.put("/limits/{scope}/{scope_id}")
@@ -376,7 +380,7 @@ def set_limit(
         own_id = _require_scope(tx, principal, scope, scope_id)
         limit = limits.set_limit(tx, principal.organization_id, scope, own_id, monthly_nanos, now=services.clock.now())
         names = _list_scope_names(tx, principal)
-    return _describe_limit(limit, names)
+    return _describe_limit(limit, names, services.policy.currency)
 
 
 class RemovedLimit(BaseModel):
@@ -420,12 +424,13 @@ def _list_scope_names(tx: Session, principal: Principal) -> dict[str, str]:
     }
 
 
-def _describe_limit(limit: LimitView, names: dict[str, str]) -> LimitAnswer:
+def _describe_limit(limit: LimitView, names: dict[str, str], currency: str) -> LimitAnswer:
     return LimitAnswer(
         scope=limit.scope,
         scope_id=limit.scope_id,
         name=names.get(limit.scope_id, limit.scope_id),
         month=limit.period,
+        currency=currency,
         **spell(
             monthly_nanos=limit.monthly_nanos,
             used_nanos=limit.used_nanos,
