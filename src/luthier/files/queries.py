@@ -13,9 +13,26 @@ from luthier.files.tables import File, Upload
 
 def find_file(tx: Session, project_id: str, file_id: str) -> File | None:
     """Return a project's file that is not deleted."""
-    return tx.execute(
-        sa.select(File).where(File.id == file_id, File.project_id == project_id, File.deleted_at.is_(None))
-    ).scalar_one_or_none()
+    return tx.execute(_select_file(project_id, file_id)).scalar_one_or_none()
+
+
+def find_file_to_keep(tx: Session, project_id: str, file_id: str) -> File | None:
+    """Return a project's file that is not deleted; until the transaction ends nobody can lock it to delete it.
+
+    Its other columns may still be changed by others: checks go on.
+    """
+    statement = _select_file(project_id, file_id).with_for_update(read=True, key_share=True)
+    return tx.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
+
+
+def find_file_to_delete(tx: Session, project_id: str, file_id: str) -> File | None:
+    """Return a project's file that is not deleted, locked: whoever wants to keep it waits."""
+    statement = _select_file(project_id, file_id).with_for_update()
+    return tx.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
+
+
+def _select_file(project_id: str, file_id: str) -> sa.Select[File]:
+    return sa.select(File).where(File.id == file_id, File.project_id == project_id, File.deleted_at.is_(None))
 
 
 def find_file_for_update(tx: Session, file_id: str) -> File | None:

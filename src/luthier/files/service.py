@@ -200,7 +200,20 @@ def find_same_content(tx: Session, project_id: str, *, sha256: str, purpose: str
 
 def get_file(tx: Session, project_id: str, file_id: str) -> FileView:
     """Return a project's file. Raises NotFound for an unknown one, another project's, or one that has no bytes yet."""
-    return _view(_get_row(tx, project_id, file_id))
+    return _view(_require(tx, project_id, file_id, queries.find_file(tx, project_id, file_id)))
+
+
+def keep_file(tx: Session, project_id: str, file_id: str) -> FileView:
+    """Do what ``get_file`` does, for whoever begins to use the file: nobody deletes it until ``tx`` ends."""
+    return _view(_require(tx, project_id, file_id, queries.find_file_to_keep(tx, project_id, file_id)))
+
+
+def require_deletable(tx: Session, project_id: str, file_id: str) -> None:
+    """Lock a file that is to be deleted: nobody begins to use it until ``tx`` ends. Raises NotFound.
+
+    First statement of a deletion: who uses the file already is seen after it.
+    """
+    _require(tx, project_id, file_id, queries.find_file_to_delete(tx, project_id, file_id))
 
 
 def find_file(tx: Session, project_id: str, file_id: str) -> FileView | None:
@@ -220,12 +233,14 @@ def list_contents_in_use(tx: Session, sha256s: Collection[str], *, deleted_after
 
 
 def delete_file(tx: Session, project_id: str, file_id: str, *, now: datetime) -> None:
-    """Delete a file; its bytes go with a later sweep. The caller has made sure that no live job uses it."""
-    _get_row(tx, project_id, file_id).deleted_at = now
+    """Delete a file; its bytes go with a later sweep.
+
+    The caller has made sure that no live job uses it, after ``require_deletable``.
+    """
+    _require(tx, project_id, file_id, queries.find_file_to_delete(tx, project_id, file_id)).deleted_at = now
 
 
-def _get_row(tx: Session, project_id: str, file_id: str) -> File:
-    row = queries.find_file(tx, project_id, file_id)
+def _require(tx: Session, project_id: str, file_id: str, row: File | None) -> File:
     if row is not None:
         return row
     upload = queries.find_upload(tx, file_id)

@@ -154,10 +154,10 @@ def resolve(tx: Session, request: JobRequest) -> Hyperparameters:
 
 def _require_files(tx: Session, project_id: str, request: JobRequest) -> tuple[FileView, FileView | None]:
     """Return the files that a request names. Raises for an unknown one, and for one that can never be trained on."""
-    training_file = files.get_file(tx, project_id, str(request.training_file))
+    training_file = files.keep_file(tx, project_id, str(request.training_file))
     validation_file = None
     if request.validation_file:
-        validation_file = files.get_file(tx, project_id, str(request.validation_file))
+        validation_file = files.keep_file(tx, project_id, str(request.validation_file))
     for obstacle in (
         readiness.check_file("training", training_file),
         readiness.check_file("validation", validation_file) if validation_file else None,

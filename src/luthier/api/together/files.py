@@ -180,7 +180,7 @@ def get_file(file_id: str, principal: PrincipalParam, services: ServicesParam) -
 def delete_file(file_id: str, principal: PrincipalParam, services: ServicesParam) -> DeletedFile:
     """Delete a file, unless a job that has not ended uses it."""
     with services.database.transaction() as tx:
-        files.get_file(tx, principal.project_id, file_id)
+        files.require_deletable(tx, principal.project_id, file_id)
         job_id = jobs.find_live_job_using_file(tx, file_id)
         if job_id is not None:
             raise Conflict(
