@@ -5,6 +5,7 @@ import pytest
 import factories
 from luthier.accounts import service as accounts
 from luthier.catalog import service as catalog
+from luthier.catalog.tables import BaseModelRow
 from luthier.jobs import supervisors
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -88,6 +89,18 @@ def test_model_when_its_folder_is_the_servers_own_is_refused(client, home, tmp_p
         assert (error["code"], error["param"]) == ("model_folder_private", "reference")
         assert str(folder) in error["message"]
     assert client.get("/api/models/my/model").status_code == 404
+
+
+def test_model_when_a_job_uses_it_cannot_be_removed(client, service):
+    with service.database.transaction() as tx:
+        admin = accounts.authenticate(tx, service.api_key, master_key=service.master_key, now=service.clock.now())
+        job = factories.make_job(tx, admin, now=service.clock.now())
+        tx.get(BaseModelRow, factories.MODEL).is_builtin = 0
+    response = client.delete(f"/api/models/{factories.MODEL}")
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "model_in_use")
+    assert job.id in response.json()["error"]["message"]
+    client.post(f"/v1/fine-tunes/{job.id}/cancel")
+    assert client.delete(f"/api/models/{factories.MODEL}").json()["removed"] is True
 
 
 def test_builtin_model_cannot_be_removed(client):

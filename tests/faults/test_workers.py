@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from factories import MODEL
+from luthier.catalog.tables import BaseModelRow
 from luthier.db import Database
 from luthier.errors import Conflict
 from luthier.protocol import layout
@@ -311,6 +313,18 @@ def test_job_when_base_model_is_gone_ends_in_error_that_names_it(workshop):
         job = wait_for_end(workshop, job_id)
     assert (job.state, job.error_kind) == ("error", "base_model")
     assert "luthier/tiny" in job.error_message
+
+
+@pytest.mark.parametrize(("column", "part"), [("revision", "weights"), ("tokenizer_digest", "tokenizer")])
+def test_job_when_its_model_is_another_than_was_priced_ends_in_error_that_says_so(workshop, column, part):
+    job_id = workshop.make_job()
+    with workshop.database.transaction() as tx:
+        setattr(tx.get(BaseModelRow, MODEL), column, "f" * 64)
+    with workshop.supervised():
+        job = wait_for_end(workshop, job_id)
+    assert (job.state, job.error_kind, job.charged_nanos) == ("error", "base_model", 0)
+    assert f"the {part} of the base model changed since the job was priced: luthier/tiny" in job.error_message
+    assert workshop.list_starts() == []
 
 
 def test_job_when_another_cannot_be_started_goes_on(workshops):

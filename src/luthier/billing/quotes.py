@@ -34,6 +34,7 @@ class TokenizationView:
     key: str
     status: Literal["queued", "running", "ready", "rejected", "failed"]
     model: str
+    tokenizer_digest: str
     object_key: str | None
     counts: Mapping[str, int | list[int]] | None
     error: Mapping[str, str | None] | None
@@ -271,6 +272,7 @@ def _view(row: Tokenization) -> TokenizationView:
         key=row.key,
         status=row.status,  # type: ignore[arg-type]  # written here only
         model=row.model,
+        tokenizer_digest=row.tokenizer_digest,
         object_key=row.object_key,
         counts=row.counts,
         error=row.error,

@@ -17,8 +17,27 @@ def find_row(tx: Session, name: str) -> BaseModelRow | None:
 
 
 def find_row_for_update(tx: Session, name: str) -> BaseModelRow | None:
-    """Return the row of this name, removed or not, locked until the transaction ends."""
-    return tx.execute(sa.select(BaseModelRow).where(BaseModelRow.name == name).with_for_update()).scalar_one_or_none()
+    """Return the row of this name, removed or not, locked for changes until the transaction ends.
+
+    Not against ``find_row_to_keep``: two who keep it may both come to change it, and must not wait for each other.
+    """
+    statement = sa.select(BaseModelRow).where(BaseModelRow.name == name).with_for_update(key_share=True)
+    return tx.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
+
+
+def find_row_to_remove(tx: Session, name: str) -> BaseModelRow | None:
+    """Return the row of this name, removed or not, locked: whoever wants to keep it waits."""
+    statement = sa.select(BaseModelRow).where(BaseModelRow.name == name).with_for_update()
+    return tx.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
+
+
+def find_row_to_keep(tx: Session, name: str) -> BaseModelRow | None:
+    """Return the row of this name, removed or not; until the transaction ends nobody can lock it to remove it.
+
+    Its other columns may still be changed by others: fetches go on.
+    """
+    statement = sa.select(BaseModelRow).where(BaseModelRow.name == name).with_for_update(read=True, key_share=True)
+    return tx.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
 
 
 def list_rows(tx: Session) -> Sequence[BaseModelRow]:

@@ -89,6 +89,33 @@ def list_tokenizer_digests(tx: Session) -> set[str]:
     return {row.tokenizer_digest for row in queries.list_rows(tx) if row.tokenizer_digest is not None}
 
 
+def keep_model(tx: Session, name: str) -> ModelView:
+    """Do what ``get_model`` does, for whoever begins to use the model: nobody removes it until ``tx`` ends."""
+    row = queries.find_row_to_keep(tx, name)
+    if row is None or row.removed_at is not None:
+        raise _unknown_model(tx, name)
+    return _view(row)
+
+
+def require_removable(tx: Session, name: str) -> None:
+    """Lock a model that is to be removed: nobody begins to use it until ``tx`` ends. Raises NotFound, Conflict.
+
+    First statement of a removal: who uses the model already is seen after it.
+    """
+    _lock_removable(tx, name)
+
+
+def _lock_removable(tx: Session, name: str) -> BaseModelRow:
+    row = queries.find_row_to_remove(tx, name)
+    if row is None or row.removed_at is not None:
+        raise _unknown_model(tx, name)
+    if row.is_builtin:
+        raise Conflict(
+            "model_is_builtin", f"{name} is built in and cannot be removed", hint="only added models can be removed"
+        )
+    return row
+
+
 def add_model(
     tx: Session, *, name: str, source: str, reference: str, revision: str | None, private_dir: Path, now: datetime
 ) -> ModelView:
@@ -120,15 +147,11 @@ def add_model(
 
 
 def remove_model(tx: Session, name: str, *, now: datetime) -> None:
-    """Take a model out of the catalog; jobs that run keep its files. Raises Conflict for a built-in."""
-    row = queries.find_row_for_update(tx, name)
-    if row is None or row.removed_at is not None:
-        raise _unknown_model(tx, name)
-    if row.is_builtin:
-        raise Conflict(
-            "model_is_builtin", f"{name} is built in and cannot be removed", hint="only added models can be removed"
-        )
-    row.removed_at = now
+    """Take a model out of the catalog. Raises Conflict for a built-in.
+
+    The caller has made sure that no live job uses it, after ``require_removable``.
+    """
+    _lock_removable(tx, name).removed_at = now
 
 
 def request_fetch(tx: Session, name: str, *, now: datetime) -> None:

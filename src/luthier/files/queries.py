@@ -36,9 +36,9 @@ def _select_file(project_id: str, file_id: str) -> sa.Select[File]:
 
 
 def find_file_for_update(tx: Session, file_id: str) -> File | None:
-    """Return a file that is not deleted, locked."""
+    """Return a file that is not deleted, locked for changes; who only keeps it does not wait for that."""
     return tx.execute(
-        sa.select(File).where(File.id == file_id, File.deleted_at.is_(None)).with_for_update()
+        sa.select(File).where(File.id == file_id, File.deleted_at.is_(None)).with_for_update(key_share=True)
     ).scalar_one_or_none()
 
 

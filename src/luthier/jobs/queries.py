@@ -104,6 +104,12 @@ def list_tokenizations_in_use(tx: Session) -> set[str]:
     return {key for row in tx.execute(columns) for key in row if key is not None}
 
 
+def find_live_job_using_model(tx: Session, name: str) -> str | None:
+    """Return the id of a job that is not over and names the base model, if there is one."""
+    statement = sa.select(Job.id).where(Job.state.in_(states.LIVE), Job.base_model == name).limit(1)
+    return tx.execute(statement).scalar_one_or_none()
+
+
 def lock_oldest_queued(tx: Session) -> Job | None:
     """Take the job that has waited longest; one that another supervisor is taking now is passed over."""
     statement = (

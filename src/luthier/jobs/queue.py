@@ -136,6 +136,7 @@ def _view(job: Job) -> Claim:
         started_at=cast("datetime", job.started_at),
         cancel_requested_at=job.cancel_requested_at,
         base_model=job.base_model,
+        base_model_revision=job.base_model_revision,
         hyperparameters=msgspec.convert(job.hyperparameters, Hyperparameters),
         training_file_id=job.training_file_id,
         validation_file_id=job.validation_file_id,

@@ -82,9 +82,10 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """Priced."""
+    """Priced, for these weights and tokens."""
 
     quote: Quote
+    base_model_revision: str | None
     training_file_lines: int | None
     train_tokenization: str
     validation_tokenization: str | None
@@ -134,6 +135,7 @@ def _assess_counts(
         return quote
     return Ready(
         quote=quote,
+        base_model_revision=model.revision,
         training_file_lines=lines,
         train_tokenization=train.key,
         validation_tokenization=validation.key if validation else None,

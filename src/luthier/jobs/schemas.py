@@ -116,6 +116,7 @@ class Claim:
     started_at: datetime
     cancel_requested_at: datetime | None
     base_model: str
+    base_model_revision: str | None
     hyperparameters: Hyperparameters
     training_file_id: str
     validation_file_id: str | None

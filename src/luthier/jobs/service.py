@@ -43,6 +43,7 @@ __all__ = [
     "estimate",
     "find_base_model",
     "find_live_job_using_file",
+    "find_live_job_using_model",
     "get_job",
     "list_forgotten",
     "list_jobs",
@@ -98,6 +99,7 @@ def create(
 
 def _make_job(tx: Session, job_id: str, principal: Principal, request: JobRequest, *, now: datetime) -> Job:
     resolved = resolve(tx, request)
+    catalog.keep_model(tx, str(request.model))
     training_file, validation_file = _require_files(tx, principal.project_id, request)
     suffix = str(request.suffix) if request.suffix else None
     return Job(
@@ -272,6 +274,7 @@ def _plan(job: Job, policy: Policy, *, is_new: bool) -> Plan:
 def _queue(tx: Session, job: Job, ready: Ready, *, now: datetime) -> None:
     quote = ready.quote
     job.waiting_for = None
+    job.base_model_revision = ready.base_model_revision
     job.training_file_lines = ready.training_file_lines
     job.train_tokenization = ready.train_tokenization
     job.validation_tokenization = ready.validation_tokenization
@@ -397,6 +400,11 @@ def list_forgotten(tx: Session, job_ids: Collection[str], *, deleted_before: dat
 def list_tokenizations_in_use(tx: Session) -> set[str]:
     """Return the keys of the tokenizations that jobs which are not over are made of."""
     return queries.list_tokenizations_in_use(tx)
+
+
+def find_live_job_using_model(tx: Session, name: str) -> str | None:
+    """Return the id of a job, of any project, that is not over and needs the base model."""
+    return queries.find_live_job_using_model(tx, name)
 
 
 def find_base_model(tx: Session, project_id: str, name: str) -> str | None:

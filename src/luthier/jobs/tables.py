@@ -43,6 +43,7 @@ class Job(Base):
     state: Mapped[str]
     waiting_for: Mapped[str | None]  # while pending: one clause that says for what
     base_model: Mapped[str]
+    base_model_revision: Mapped[str | None]  # of the weights that were there when the job was priced
     training_file_id: Mapped[str]
     training_file_bytes: Mapped[int]
     training_file_lines: Mapped[int | None]  # known once the file is checked

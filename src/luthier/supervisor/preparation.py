@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +11,7 @@ from pathlib import Path
 from luthier import faults
 from luthier.billing import quotes
 from luthier.catalog import service as catalog
+from luthier.catalog.service import ModelView
 from luthier.db import Session
 from luthier.errors import NotFound
 from luthier.files import service as files
@@ -106,11 +107,12 @@ def _load(tx: Session, claim: Claim) -> Needs:
         layout.TRAIN_TOKENS: claim.train_tokenization,
         layout.VALIDATION_TOKENS: claim.validation_tokenization,
     }
-    keys = {name: quotes.get(tx, key).object_key for name, key in tokenizations.items() if key is not None}
+    counted = {name: quotes.get(tx, key) for name, key in tokenizations.items() if key is not None}
+    _require_same_model(claim, model, {view.tokenizer_digest for view in counted.values()})
     return Needs(
         base_model=spec.BaseModel(name=model.name, revision=model.revision, path=model.path),
         model_size_bytes=model.size_bytes or 0,
-        data={name: key for name, key in keys.items() if key is not None},
+        data={name: view.object_key for name, view in counted.items() if view.object_key is not None},
         recipe=spec.Recipe(
             output_name=claim.output_name,
             training_file=training_file.filename,
@@ -119,6 +121,21 @@ def _load(tx: Session, claim: Claim) -> Needs:
             created_at=format_time(claim.created_at),
         ),
     )
+
+
+def _require_same_model(claim: Claim, model: ModelView, tokenizer_digests: Collection[str | None]) -> None:
+    """Raise CannotPrepare unless weights and tokenizer are those that the job was priced with."""
+    compared = [("weights", {claim.base_model_revision}, model.revision)]
+    compared.append(("tokenizer", set(tokenizer_digests), model.tokenizer_digest))
+    for part, priced, here in compared:
+        if priced != {here}:
+            before = " and ".join(sorted(str(digest)[:12] for digest in priced))
+            raise CannotPrepare(
+                "base_model",
+                f"the {part} of the base model changed since the job was priced: {model.name} "
+                f"had {before} and has {str(here)[:12]}",
+                "create the job again, to have it priced with the model of today",
+            )
 
 
 def _require_model(model: spec.BaseModel) -> None:

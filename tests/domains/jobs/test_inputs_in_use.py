@@ -7,6 +7,8 @@ import threading
 import pytest
 
 from factories import POLICY, make_inputs, make_principal, make_request
+from luthier.catalog import service as catalog
+from luthier.catalog.tables import BaseModelRow
 from luthier.errors import NotFound
 from luthier.files import service as files
 from luthier.jobs import service
@@ -68,6 +70,25 @@ def test_create_while_its_file_is_deleted_is_refused(database, clock, principal,
         assert is_waiting(creating)
     creating.join()
     assert refusals == ["file_not_found"]
+
+
+def test_model_when_removed_while_a_job_is_created_with_it_is_seen_to_be_in_use(database, clock, principal, inputs):
+    with database.transaction() as tx:
+        tx.get(BaseModelRow, inputs.model).is_builtin = 0
+    seen = []
+
+    def look_before_removing() -> None:
+        with database.transaction() as tx:
+            catalog.require_removable(tx, inputs.model)
+            seen.append(service.find_live_job_using_model(tx, inputs.model))
+
+    removing = threading.Thread(target=look_before_removing)
+    with database.transaction() as tx:
+        job = create(tx, principal, inputs, clock)
+        removing.start()
+        assert is_waiting(removing)
+    removing.join()
+    assert seen == [job.id]
 
 
 def test_two_creates_from_one_file_do_not_wait_for_each_other(database, clock, principal, inputs):

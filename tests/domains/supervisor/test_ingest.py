@@ -88,7 +88,7 @@ def claim(database, clock):
 def make_claim():
     return queue.Claim(
         job_id="ft-1", token=1, project_id="proj-1", state="running", created_at=STARTED_AT, started_at=STARTED_AT,
-        cancel_requested_at=None, base_model="luthier/tiny", hyperparameters=None, training_file_id="file-1",
+        cancel_requested_at=None, base_model="luthier/tiny", base_model_revision=None, hyperparameters=None, training_file_id="file-1",
         validation_file_id=None, train_tokenization="t", validation_tokenization=None, output_name="acme/tiny-1",
         journal_offset=0, step=0, total_steps=None, tokens_done=0, heard_at=None,
     )  # fmt: skip

@@ -12,6 +12,8 @@ from luthier.api.auth import AdminParam, PrincipalParam
 from luthier.api.context import ServicesParam
 from luthier.catalog import service as catalog
 from luthier.catalog.service import ModelView
+from luthier.errors import Conflict
+from luthier.jobs import service as jobs
 
 router = APIRouter(prefix="/api/models", tags=["models"])
 
@@ -94,9 +96,17 @@ def get_model(principal: PrincipalParam, services: ServicesParam, name: str) -> 
 
 @router.delete("/{name:path}")
 def remove_model(principal: AdminParam, services: ServicesParam, name: str) -> Removed:
-    """Take an added base model out of the catalog; jobs that run keep its files. Admin keys only."""
+    """Take an added base model out of the catalog, unless a job that has not ended uses it. Admin keys only."""
     del principal
     with services.database.transaction() as tx:
+        catalog.require_removable(tx, name)
+        job_id = jobs.find_live_job_using_model(tx, name)
+        if job_id is not None:
+            raise Conflict(
+                "model_in_use",
+                f"a job that has not ended uses the base model: {job_id}",
+                hint=f"wait for the job to end, or cancel it: luthier ft cancel {job_id}",
+            )
         catalog.remove_model(tx, name, now=services.clock.now())
     return Removed(name=name, removed=True)
 

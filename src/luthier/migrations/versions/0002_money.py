@@ -65,6 +65,7 @@ def upgrade() -> None:
     _create_payments()
     _extend_jobs()
     _number_claims()
+    _pin_inputs()
 
 
 def _create_ledger() -> None:
@@ -434,3 +435,7 @@ def _extend_jobs() -> None:
 def _number_claims() -> None:
     for table in ("files", "base_models", "tokenizations"):
         op.add_column(table, sa.Column("claim_number", Int64, server_default=sa.text("0"), nullable=False))
+
+
+def _pin_inputs() -> None:
+    op.add_column("jobs", sa.Column("base_model_revision", sa.Text(), nullable=True))
