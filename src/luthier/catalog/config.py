@@ -14,6 +14,10 @@ ARCHITECTURES = {LLAMA: "llama", MISTRAL: "mistral", QWEN2: "qwen2", QWEN3: "qwe
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
 
+# What the trainer's decoder computes. Its own reading of config.json says the same, and a test holds them together.
+ACTIVATION = "silu"
+ROPE_TYPES = ("default", "linear", "llama3")
+
 # What transformers takes when config.json is silent.
 MISTRAL_SLIDING_WINDOW = 4096
 QWEN3_HEAD_SIZE = 128
@@ -40,6 +44,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
+    hidden_act: str = ACTIVATION
+    attention_dropout: float = 0.0
+    partial_rotary_factor: float = 1.0
+    rope_scaling: dict[str, Any] | None = None  # as transformers wrote it before version 5
+    rope_parameters: dict[str, Any] | None = None  # since
     use_sliding_window: bool = False
     sliding_window: Size | msgspec.UnsetType | None = msgspec.UNSET
     quantization_config: dict[str, Any] | None = None
@@ -48,6 +57,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def architecture(self) -> str:
         """The class that the weights belong to; empty when none is named."""
         return self.architectures[0] if self.architectures else ""
+
+    def find_unsupported(self) -> str | None:
+        """Return a field and its value with which the model computes what the trainer's decoder does not."""
+        rope = {**(self.rope_scaling or {}), **(self.rope_parameters or {})}
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        rotated = rope.get("partial_rotary_factor", self.partial_rotary_factor)
+        is_supported = {
+            f"hidden_act {self.hidden_act}": self.hidden_act == ACTIVATION,
+            f"attention_dropout {self.attention_dropout}": self.attention_dropout == 0,
+            f"rope_type {rope_type}": rope_type in ROPE_TYPES,
+            f"partial_rotary_factor {rotated}": rotated == 1,
+        }
+        return next((field for field, supported in is_supported.items() if not supported), None)
 
     @property
     def kv_head_count(self) -> int:

@@ -18,7 +18,15 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from luthier import home
-from luthier.catalog.config import ARCHITECTURES, ATTENTION_LINEARS, MLP_LINEARS, Config, expected_shapes
+from luthier.catalog.config import (
+    ACTIVATION,
+    ARCHITECTURES,
+    ATTENTION_LINEARS,
+    MLP_LINEARS,
+    ROPE_TYPES,
+    Config,
+    expected_shapes,
+)
 from luthier.catalog.facts import Facts
 from luthier.catalog.refusal import FetchRefused
 
@@ -199,6 +207,12 @@ def _read_config(folder: Path) -> Config:
             "model_quantized",
             "the weights are quantised: quantization_config in config.json",
             hint="use the original weights, in bf16, fp16 or fp32",
+        )
+    if feature := config.find_unsupported():
+        raise FetchRefused(
+            "model_feature_unsupported",
+            f"the trainer does not support what config.json asks for: {feature}",
+            hint=f"use a model of hidden_act {ACTIVATION}, no attention_dropout, rope_type {' or '.join(ROPE_TYPES)}",
         )
     return config
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 QWEN3_HEAD_SIZE = 128  # what transformers takes when its config.json is silent
 
+_WholeHead = Annotated[float, msgspec.Meta(ge=1, le=1)]  # these decoders turn every number of a head
+
 
 class Rope(msgspec.Struct, frozen=True):
     """Rotary positions (Su et al. 2021, arXiv:2104.09864) and how they were stretched over a longer context."""
@@ -22,7 +24,7 @@ class Rope(msgspec.Struct, frozen=True):
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position_embeddings: int = 8192
-    partial_rotary_factor: Annotated[float, msgspec.Meta(ge=1)] = 1.0  # these decoders turn every number of a head
+    partial_rotary_factor: _WholeHead = 1.0
 
     def make_frequencies(self, head_size: int) -> Tensor:
         """Return the angle that each pair of numbers turns a position, [head_size / 2], in fp32."""
@@ -52,7 +54,8 @@ class Architecture(msgspec.Struct, frozen=True):
     hidden_act: Literal["silu"] = "silu"
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
-    attention_dropout: Annotated[float, msgspec.Meta(le=0)] = 0.0  # none is computed
+    attention_dropout: Annotated[float, msgspec.Meta(ge=0, le=0)] = 0.0  # none is computed
+    partial_rotary_factor: _WholeHead = 1.0
     rope_theta: float = 10_000.0
     rope_scaling: dict[str, Any] | None = None  # as transformers wrote it before version 5
     rope_parameters: dict[str, Any] | None = None  # since
