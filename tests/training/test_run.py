@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from luthier.protocol import journal, layout, spec
 from luthier.training import loop, watch
@@ -183,6 +184,20 @@ def test_full_training_changes_every_weight_and_loads(make_run, unpack, tiny):
     (checkpoint,) = [message for message in messages if isinstance(message, journal.CheckpointSaved)]
     assert checkpoint.kind == "model"
     _compute_logits(transformers.AutoModelForCausalLM.from_pretrained(unpack(run, checkpoint.archive)))
+
+
+@pytest.mark.parametrize("training_type", [spec.Lora(r=4, alpha=8.0), spec.Full()])
+def test_output_when_tied_embeddings_are_stored_twice_is_that_of_the_model_without_the_copy(
+    make_run, tiny, tmp_path, training_type
+):
+    twice = tmp_path / "twice"
+    shutil.copytree(tiny, twice)
+    weights = load_file(twice / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, twice / "model.safetensors", metadata={"format": "pt"})
+    runs = [make_run(ROWS, model=folder, training_type=training_type).train() for folder in (tiny, twice)]
+    digests = [{one.kind: one.weights_sha256 for one in run if isinstance(one, journal.Exported)} for run in runs]
+    assert digests[0] == digests[1]
 
 
 def test_precision_when_bf16_trains_and_says_that_this_is_slow_here(make_run, unpack):

@@ -13,6 +13,7 @@ ARCHITECTURES = {LLAMA: "llama", MISTRAL: "mistral", QWEN2: "qwen2", QWEN3: "qwe
 
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
+EMBEDDINGS, OUTPUT_LAYER = "model.embed_tokens.weight", "lm_head.weight"
 
 # What the trainer's decoder computes. Its own reading of config.json says the same, and a test holds them together.
 ACTIVATION = "silu"
@@ -96,9 +97,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def expected_shapes(config: Config) -> Shapes:
     """Return the name and shape of every weight, tied embeddings once."""
     hidden = config.hidden_size
-    shapes: Shapes = {"model.embed_tokens.weight": (config.vocab_size, hidden), "model.norm.weight": (hidden,)}
+    shapes: Shapes = {EMBEDDINGS: (config.vocab_size, hidden), "model.norm.weight": (hidden,)}
     if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+        shapes[OUTPUT_LAYER] = (config.vocab_size, hidden)
     block = _block_shapes(config)
     for layer in range(config.num_hidden_layers):
         shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in block.items()}

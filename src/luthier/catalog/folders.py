@@ -22,7 +22,9 @@ from luthier.catalog.config import (
     ACTIVATION,
     ARCHITECTURES,
     ATTENTION_LINEARS,
+    EMBEDDINGS,
     MLP_LINEARS,
+    OUTPUT_LAYER,
     ROPE_TYPES,
     Config,
     expected_shapes,
@@ -274,7 +276,9 @@ def _check_weights(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
         for weight, (dtype, shape) in _read_header(path).items():
             if weight.endswith(_BUFFERS):
                 continue
-            wanted = missing.pop(weight, None)
+            # Tied embeddings may be stored twice, as those of Qwen3 are: the output layer's copy is never read.
+            is_copy = weight == OUTPUT_LAYER and weight not in expected
+            wanted = expected[EMBEDDINGS] if is_copy else missing.pop(weight, None)
             if wanted is None:
                 raise FetchRefused(
                     "model_weights_mismatch",

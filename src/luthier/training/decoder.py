@@ -19,6 +19,8 @@ from luthier.training.architecture import Architecture
 # token of a 135M model holds about 4 MB of activations in fp32, and a row of 8,192 tokens would hold 32 GB.
 RECOMPUTE_BEYOND_TOKENS = 1024
 
+OUTPUT_LAYER = "lm_head.weight"  # of tied embeddings a checkpoint may hold it too: the same numbers, never read
+
 
 class Weights:
     """The tensors of a checkpoint, taken one by one; what is left over has no place in the model."""

@@ -15,6 +15,7 @@ from luthier.protocol.journal import CheckpointSaved, Exported
 from luthier.protocol.spec import Lora, TrainingSpec
 from luthier.training.archive import Member, WeightsDigest, make_member, write_archive
 from luthier.training.card import Results, write_card
+from luthier.training.decoder import OUTPUT_LAYER
 from luthier.training.lora import LoraLinear
 from luthier.training.weights import Weight, WeightsFile, hold, read_folder
 
@@ -85,7 +86,9 @@ class Exporter:
                 make_member("adapter_config.json", self._describe_adapter()),
                 digest.make_member("adapter_model.safetensors", hold(self._name_adapter_weights())),
             ]
-        weights = [self._merge(weight) if kind == "merged" else self._take_trained(weight) for weight in base.values()]
+        # A copy of tied embeddings stays behind: it would be that of the base model.
+        stored = [weight for weight in base.values() if weight.name != OUTPUT_LAYER or OUTPUT_LAYER in self.parameters]
+        weights = [self._merge(weight) if kind == "merged" else self._take_trained(weight) for weight in stored]
         return [digest.make_member("model.safetensors", WeightsFile(weights))]
 
     def _merge(self, weight: Weight) -> Weight:

@@ -12,7 +12,7 @@ from torch import Tensor
 from luthier.protocol.spec import BaseModel
 from luthier.training.architecture import Architecture, read_architecture
 from luthier.training.batches import Batch
-from luthier.training.decoder import Decoder, Weights
+from luthier.training.decoder import OUTPUT_LAYER, Decoder, Weights
 from luthier.training.devices import Place
 from luthier.training.failures import BaseModelFault
 from luthier.training.losses import sum_cross_entropy
@@ -45,7 +45,7 @@ def load_model(base: BaseModel, place: Place) -> Model:
     try:
         architecture = read_architecture(folder)
         with read_folder(folder) as stored:
-            module = _build(architecture, Weights(_load_tensors(stored, place)))
+            module = _build(architecture, Weights(_load_tensors(stored, architecture, place)))
     except KeyError as error:
         raise _refuse(base, f"a weight is missing: {error.args[0]}") from error
     except msgspec.MsgspecError as error:
@@ -62,11 +62,11 @@ def _build(architecture: Architecture, weights: Weights) -> Decoder:
     return module
 
 
-def _load_tensors(stored: Mapping[str, Weight], place: Place) -> dict[str, Tensor]:
+def _load_tensors(stored: Mapping[str, Weight], architecture: Architecture, place: Place) -> dict[str, Tensor]:
     return {
         name: weight.compute().to(place.device, place.dtype)
         for name, weight in stored.items()
-        if not name.endswith(_BUFFERS)
+        if not name.endswith(_BUFFERS) and not (architecture.tie_word_embeddings and name == OUTPUT_LAYER)
     }
 
 

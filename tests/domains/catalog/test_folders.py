@@ -76,6 +76,13 @@ def test_check_when_a_weight_has_no_place_names_it(model_folder, name):
     assert name in refusal.message
 
 
+def test_check_when_tied_embeddings_are_stored_twice_takes_them(model_folder, tiny):
+    weights = load_file(model_folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
+    save_file(weights, model_folder / "model.safetensors")
+    assert folders.check_folder(model_folder) == folders.check_folder(tiny)
+
+
 def test_check_when_rotary_frequencies_were_saved_leaves_them(model_folder, tiny):
     weights = load_file(model_folder / "model.safetensors")
     buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(16, np.float32)}
