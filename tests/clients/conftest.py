@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,16 @@ def make_client(requirement: str, server: Server, folder: Path, *, base_url: str
         "HTTPS_PROXY": "http://127.0.0.1:9",  # whoever would be called all the same is not reached
     }
     return Client(folder, install(requirement), settings)
+
+
+@pytest.fixture(scope="session")
+def connect_client(tmp_path_factory) -> Callable[..., Client]:
+    """How to make a client of a server of a test's own."""
+
+    def connect(requirement: str, server: Server, *, base_url: str) -> Client:
+        return make_client(requirement, server, tmp_path_factory.mktemp("client"), base_url=base_url)
+
+    return connect
 
 
 @pytest.fixture(scope="session")
