@@ -118,6 +118,20 @@ def _train_plainly(run, tiny, training_type):
     return losses
 
 
+def test_evaluation_loss_is_that_of_the_exported_model_in_transformers(make_run, unpack):
+    lora = spec.Lora(r=4, alpha=8.0, dropout=0.5)  # which an evaluation must not draw
+    run = make_run(ROWS, validation=VALIDATION, n_evals=1, n_epochs=3, learning_rate=5e-3, training_type=lora)
+    messages = run.train()
+    folder = unpack(run, _find_exported(messages, "merged").archive)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    losses = []
+    for ids, trained in VALIDATION:
+        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+        each = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+        losses += [loss for loss, mark in zip(each.tolist(), trained[1:], strict=True) if mark]
+    assert _list_losses(messages, "eval") == [pytest.approx(sum(losses) / len(losses), rel=1e-5)]
+
+
 def test_accumulation_when_divided_differently_gives_the_same_losses(make_run, monkeypatch):
     whole = _list_losses(make_run(ROWS, batch_size=4, gradient_accumulation_steps=1, packing=False).train())
     parts = _list_losses(make_run(ROWS, batch_size=1, gradient_accumulation_steps=4, packing=False).train())
