@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from luthier.catalog import fetch, folders
 from luthier.catalog.builtin_models import FACTS, SMOLLM2
 from luthier.catalog.schemas import FetchOrder
+from luthier.datasets import formats, tokenise
 
 LINES = [
     "The quick brown fox jumps over the lazy dog.",
@@ -49,6 +50,26 @@ def test_smollm2_when_fetched_keeps_the_licence_beside_the_weights(smollm2, tmp_
 def test_smollm2_tokenizer_when_text_has_digits_gives_each_its_own_token(smollm2, tmp_path, line):
     tokens = Tokenizer.from_file(str(tmp_path / smollm2.path / "tokenizer.json")).encode(line).tokens
     assert [token for token in tokens if any(c in "0123456789" for c in token) and len(token) > 1] == []
+
+
+def test_smollm2_template_when_a_conversation_is_tokenised_trains_the_answers_with_their_end(smollm2):
+    tokeniser = tokenise.Tokeniser(Path(smollm2.path), max_seq_length=2048)
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yo "},
+        {"role": "user", "content": "and 7?"},
+        {"role": "assistant", "content": "12 b"},
+    ]
+    rendered = tokeniser.render(formats.Conversation(messages, None, 1), train_on_inputs=False)
+    assert rendered.text == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyo <|im_end|>\n"
+        "<|im_start|>user\nand 7?<|im_end|>\n<|im_start|>assistant\n12 b<|im_end|>\n"
+    )
+    (sample,) = tokeniser.encode([rendered])
+    names = Tokenizer.from_file(f"{smollm2.path}/tokenizer.json")
+    trained = [names.id_to_token(id) for id, mark in zip(sample.input_ids, sample.trained, strict=True) if mark]
+    assert trained == ["yo", "Ġ", "<|im_end|>", "1", "2", "Ġb", "<|im_end|>"]
 
 
 @pytest.mark.training
