@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from luthier.protocol import journal, layout, spec
-from luthier.training import loop, watch
+from luthier.training import devices, loop, watch
 from training_runs import make_rows
 
 ROWS = make_rows(10, seed=1)
@@ -142,20 +142,14 @@ def test_accumulation_when_divided_differently_gives_the_same_losses(make_run, m
 
 
 def test_same_job_twice_writes_the_same_bytes(make_run):
-    first, second = (
-        make_run(ROWS, training_type=spec.Lora(r=4, alpha=8.0, dropout=0.1), threads=2, n_checkpoints=2).train()
-        for _ in range(2)
-    )
-
-    def archives(messages):
+    archives = []
+    for _ in range(2):
+        run = make_run(ROWS, training_type=spec.Lora(r=4, alpha=8.0, dropout=0.1), threads=2, n_checkpoints=2)
+        run.spec = msgspec.structs.replace(run.spec, job_id="ft-same")  # which README.md tells
         kinds = (journal.CheckpointSaved, journal.Exported)
-        return [message.archive for message in messages if isinstance(message, kinds)]
-
-    # The two jobs have ids of their own, which their README.md tells: the weights are what must be equal.
-    weights = [[one.weights_sha256 for one in run if isinstance(one, journal.Exported)] for run in (first, second)]
-    assert weights[0] == weights[1]
-    assert _list_losses(first) == _list_losses(second)
-    assert len(archives(first)) == 3
+        archives.append([message.archive for message in run.train() if isinstance(message, kinds)])
+    assert archives[0] == archives[1]  # by their digests
+    assert len(archives[0]) == 3
 
 
 def test_seed_when_another_gives_other_weights(make_run):
@@ -214,11 +208,16 @@ def test_output_when_tied_embeddings_are_stored_twice_is_that_of_the_model_witho
     assert digests[0] == digests[1]
 
 
-def test_precision_when_bf16_trains_and_says_that_this_is_slow_here(make_run, unpack):
+@pytest.mark.parametrize("is_native", [True, False])
+def test_precision_when_bf16_trains_and_says_where_this_is_slow(make_run, unpack, monkeypatch, is_native):
+    monkeypatch.setattr(devices, "has_native_bf16", lambda _device: is_native)
     run = make_run(ROWS[:2], training_type=spec.Full())
     run.spec = msgspec.structs.replace(run.spec, device=spec.Device(kind="cpu", precision="bf16"))
     messages = run.train()
     assert messages[0].precision == "bf16"
+    notices = [message.message for message in messages if isinstance(message, journal.Notice)]
+    assert len(notices) == (0 if is_native else 1)
+    assert all("set precision to auto" in notice for notice in notices)
     stored = load_file(unpack(run, _find_exported(messages, "model").archive) / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}  # as the base model is stored
 
