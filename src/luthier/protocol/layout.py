@@ -5,7 +5,7 @@ from __future__ import annotations
 SPEC = "spec.json"
 JOURNAL = "journal.jsonl"
 LEASE = "lease"  # touched by the supervisor at each renewal; a worker that sees no touch for lease_s ends itself
-WORKER = "worker.json"  # {"pid", "started_ticks"}: written by the launcher, so that a new supervisor can adopt
+WORKER = "worker.json"  # supervisor.processes.Identity: written by the launcher, so that a new supervisor can adopt
 LOG = "worker.log"
 DATA_DIR = "data"
 TRAIN_TOKENS = "data/train.tokens"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import os
 import signal
 import subprocess
@@ -27,10 +28,11 @@ _RESTORED_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHU
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which process: a pid alone may belong to another by now."""
+    """Which process: a pid alone may belong to another by now, and ticks count from the start of the machine."""
 
     pid: int
     started_ticks: int
+    boot_id: str
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ class Process:
 
     def _kill_group(self) -> None:
         # A pid stays reserved while a process group bears its number: so unless the pid was given to a
-        # newcomer, the group is ours, also after its leader is gone.
+        # newcomer, the group is ours, also after its leader is gone. Only until the machine starts anew, though.
+        if self.identity.boot_id != get_boot_id():
+            return
         found = find_identity(self.identity.pid)
         if found is None or found == self.identity:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -127,7 +131,7 @@ def start(
             )
         finally:
             os.close(gate_read)
-        process = Process(find_identity(pid) or Identity(pid, 0), is_child=True)
+        process = Process(find_identity(pid) or Identity(pid, 0, get_boot_id()), is_child=True)
         try:
             before_run(process.identity)
         except BaseException:
@@ -144,6 +148,15 @@ def find_identity(pid: int) -> Identity | None:
     return _find_in_proc(pid) if PROC.joinpath("self").exists() else _find_by_ps(pid)
 
 
+@functools.cache
+def get_boot_id() -> str:
+    """Return what is new whenever the machine has started."""
+    if (path := PROC / "sys/kernel/random/boot_id").exists():
+        return path.read_text().strip()
+    command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PS_TIMEOUT_S, check=True).stdout.strip()
+
+
 def is_alive(identity: Identity) -> bool:
     """Tell whether this very process still runs."""
     return find_identity(identity.pid) == identity
@@ -156,7 +169,7 @@ def _find_in_proc(pid: int) -> Identity | None:
         return None
     fields = stat[stat.rindex(")") + 2 :].split()  # the name before may hold spaces and brackets; proc(5)
     state, started_ticks = fields[0], int(fields[19])
-    return None if state in "ZX" else Identity(pid, started_ticks)
+    return None if state in "ZX" else Identity(pid, started_ticks, get_boot_id())
 
 
 def _find_by_ps(pid: int) -> Identity | None:
@@ -172,7 +185,7 @@ def _find_by_ps(pid: int) -> Identity | None:
     if not started or state.startswith("Z"):
         return None
     moment = dt.datetime.strptime(started.strip(), "%a %b %d %H:%M:%S %Y").replace(tzinfo=dt.UTC)
-    return Identity(pid, int(moment.timestamp()))
+    return Identity(pid, int(moment.timestamp()), get_boot_id())
 
 
 def _count_oom_kills() -> int:

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from luthier.supervisor import environment, processes
-from luthier.supervisor.processes import Exit, Identity, Process
+from luthier.supervisor.processes import Exit, Process
 from supervision import is_running, wait_until
 
 
@@ -93,13 +94,23 @@ def test_process_when_found_again_by_identity_is_seen_until_it_ends(tmp_path):
 
 def test_process_when_its_pid_is_another_processes_by_now_is_dead_and_not_killed(tmp_path):
     newcomer = start(tmp_path, "exec sleep 60")
-    stale = Process(Identity(newcomer.identity.pid, newcomer.identity.started_ticks - 1), is_child=False)
+    stale = Process(replace(newcomer.identity, started_ticks=newcomer.identity.started_ticks - 1), is_child=False)
     assert stale.find_exit() == Exit()
     stale.kill()
     stale.terminate()
     assert newcomer.find_exit() is None
     newcomer.kill()
     wait_for_exit(newcomer)
+
+
+def test_process_when_the_machine_was_started_anew_leaves_the_group_of_its_number_alone(tmp_path):
+    stranger = start(tmp_path, "sleep 600 & echo $! > child; exit 0")
+    os.waitpid(stranger.identity.pid, 0)  # its leader is gone, and the group has the number still
+    child = int((tmp_path / "child").read_text())
+    before = Process(replace(stranger.identity, boot_id="of yesterday"), is_child=False)
+    assert before.find_exit() is not None
+    assert is_running(child)
+    os.kill(child, signal.SIGKILL)
 
 
 def test_find_identity_when_process_is_a_zombie_is_none(tmp_path):
