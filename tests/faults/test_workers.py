@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from factories import MODEL
+from factories import MODEL, Inputs, make_file, make_job, make_model, make_tokenization
 from luthier.catalog.tables import BaseModelRow
 from luthier.db import Database
 from luthier.errors import Conflict
+from luthier.files.tables import File
+from luthier.jobs import service
 from luthier.protocol import layout
 from luthier.supervisor import loop
 from luthier.supervisor.pace import Beat
@@ -349,6 +351,28 @@ def test_jobs_when_more_than_slots_run_no_more_at_once_than_slots(workshops):
         workshop.cancel(job_ids[0])
         wait_for_end(workshop, job_ids[2])
         assert workshop.get_job(job_ids[1]).state == "running"
+
+
+def test_tick_when_many_pending_jobs_become_ready_moves_some_and_the_next_ticks_the_others(workshop):
+    count = loop.PENDING_A_TICK + 10
+    now = workshop.clock.now()
+    with workshop.database.transaction() as tx:
+        inputs = Inputs(make_model(tx, now=now), make_file(tx, workshop.principal, now=now, status="QUEUED"))
+        for _ in range(count):
+            make_job(tx, workshop.principal, now=now, state="pending", inputs=inputs)
+        tx.get(File, inputs.training_file).processing_status = "COMPLETED"
+        make_tokenization(tx, workshop.principal, inputs.training_file, now=now)
+    supervisor = workshop.make_supervisor()
+    supervisor.tick()
+    assert count_pending(workshop) == 10
+    supervisor.tick()
+    assert count_pending(workshop) == 0
+    supervisor.close()
+
+
+def count_pending(workshop):
+    with workshop.database.read() as tx:
+        return len(service.list_pending(tx))
 
 
 def test_tick_when_repeated_changes_nothing(workshop):

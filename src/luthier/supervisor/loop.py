@@ -41,6 +41,7 @@ HEARTBEAT_EVERY_S = 5.0  # the API calls a supervisor gone after 15 s
 GIVE_UP_S = 600.0
 LOOK_EVERY_S = 1.0  # claims and leases run out without a commit
 EXIT_STORAGE_FAILED = 74  # EX_IOERR of sysexits.h
+PENDING_A_TICK = 50  # a thousand that wait for the same file must not hold up the jobs that run
 ADVANCE_EVERY_S = 2.0  # what a pending job waits for may also be done by another supervisor
 
 _log = get_logger(__name__)
@@ -69,6 +70,7 @@ class Supervisor:
         self._chores = Chores(settings, database, store, clock, give_up_s=give_up_s)
         self._runs: dict[str, Run] = {}
         self._seen_pending: frozenset[str] = frozenset()
+        self._due_pending: list[str] = []
         self._held: dict[str, Claim] = {}
         self._is_stale = True  # what is held may have changed since it was loaded
         self._leases = Leases(self._site)
@@ -100,7 +102,7 @@ class Supervisor:
     def tick(self) -> None:
         """Do one round: what is under way always, the tables only when somebody wrote, or now and then."""
         self._leases.note_tick()
-        has_news = self._changes.have_come() or self._look.is_due()
+        has_news = self._changes.have_come() or self._look.is_due() or bool(self._due_pending)
         self._guarded("heartbeat", self._beat)
         self._guarded("chores", self._chores.look_after)
         if has_news:
@@ -153,7 +155,10 @@ class Supervisor:
         is_all_due = self._chores.take_finished() or self._advance.is_due()
         due = [job_id for job_id in pending if is_all_due or job_id not in self._seen_pending]
         self._seen_pending = frozenset(pending)
-        for job_id in due:
+        left_over = [job_id for job_id in self._due_pending if job_id in self._seen_pending]
+        self._due_pending = list(dict.fromkeys([*left_over, *due]))  # who has waited comes first, so all have a turn
+        now, self._due_pending = self._due_pending[:PENDING_A_TICK], self._due_pending[PENDING_A_TICK:]
+        for job_id in now:
             self._attempt(f"pending job {job_id}", partial(self._advance_one, job_id))
 
     def _advance_one(self, job_id: str) -> None:
