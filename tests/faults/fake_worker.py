@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from luthier.protocol import journal, layout, spec
+from luthier.protocol import journal, layout, lease, spec
 
 
 class Plan(msgspec.Struct):
@@ -119,10 +119,11 @@ class Run:
         return None
 
     def lease_is_lost(self) -> bool:
-        mtime = (self.directory / layout.LEASE).stat().st_mtime
+        path = self.directory / layout.LEASE
+        mtime = path.stat().st_mtime
         if mtime != self.lease_seen[0]:
             self.lease_seen = (mtime, time.monotonic())
-        return time.monotonic() - self.lease_seen[1] > self.training.lease_s
+        return time.monotonic() - self.lease_seen[1] > lease.read_term_s(path, self.training.lease_s)
 
     def make_archive(self, name: str, content: str) -> journal.FileEntry:
         path = self.directory / name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,26 @@ def test_worker_when_supervisor_is_stopped_in_order_goes_on_and_is_taken_over(wo
     with workshop.supervised():
         wait_for_end(workshop, job_id)
     workshop.assert_intact(job_id, steps=40)
+
+
+def test_worker_when_supervisor_is_stopped_in_order_outlives_its_lease_until_the_next_start(workshops):
+    workshop = workshops(lease_s=1.1)
+    workshop.plan(steps=100_000)
+    job_id = workshop.make_job()
+    first = workshop.start_supervisor()
+    workshop.wait_for_step(job_id, 2)
+    first.terminate()
+    first.join()
+    until = time.monotonic() + 2 * 1.1
+    wait_until(lambda: time.monotonic() > until, what="two leases have passed")
+    assert is_running(workshop.wait_for_worker())
+    assert (workshop.get_lease(job_id)[1] - workshop.clock.now()).total_seconds() > 500
+    with workshop.supervised():
+        workshop.wait_for_step(job_id, workshop.get_job(job_id).step + 10)
+        lease_file = workshop.settings.runs_dir / job_id / layout.LEASE
+        wait_until(lambda: not lease_file.read_text(), what="the lease is an ordinary one again")
+        workshop.cancel(job_id)
+        assert wait_for_end(workshop, job_id).state == "cancelled"
 
 
 def test_job_when_worker_dies_while_nobody_watches_ends_in_error(workshop):

@@ -267,7 +267,7 @@ def _announce(base_url: str, settings: Any, access: _Access) -> None:
     lines += [
         f"  try       {_find_home_prefix(settings.home)}luthier ft create DATA.jsonl --model luthier/tiny --watch",
         f"  clients   TOGETHER_BASE_URL={base_url} TOGETHER_API_KEY=… (together 1.x: {base_url}/v1)",
-        "  stop      ^C; running jobs go on and are taken over at the next start",
+        "  stop      ^C; running jobs go on for ten minutes, and a start within them takes them over",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 SPEC = "spec.json"
 JOURNAL = "journal.jsonl"
-LEASE = "lease"  # touched by the supervisor at each renewal; a worker that sees no touch for lease_s ends itself
+LEASE = "lease"  # see protocol.lease; a worker whose lease is not renewed ends itself
 WORKER = "worker.json"  # supervisor.processes.Identity: written by the launcher, so that a new supervisor can adopt
 LOG = "worker.log"
 DATA_DIR = "data"

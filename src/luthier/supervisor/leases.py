@@ -17,6 +17,7 @@ RENEWALS_A_LEASE = 3
 TRIES_A_LEASE = 30  # so often it is tried again once a renewal failed
 STUCK_S = 600.0  # a loop that has not come round for so long does nothing for its jobs: let others have them
 JOIN_S = 5.0
+GRACE_S = 600.0  # a restart in good order, with an upgrade in between; a supervisor that was killed leaves lease_s
 
 _log = get_logger(__name__)
 
@@ -45,10 +46,19 @@ class Leases:
         self._thread.start()
 
     def stop(self) -> None:
-        """Renew no more."""
+        """Renew no more, but for a last time: the workers go on for ``GRACE_S``, so that a restart finds them."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(JOIN_S)
+        kept = list(self._kept.values())
+        try:
+            lost = self._prolong(kept, GRACE_S)
+        except Exception:  # noqa: BLE001  the supervisor must come to its end; the leases run out by themselves
+            _log.exception("no grace was granted to the workers")
+            return
+        for one in kept:
+            if one not in lost and one.directory.path.is_dir():
+                one.directory.grant_grace(GRACE_S)
 
     def keep(self, claim: Claim) -> None:
         """Keep a lease that was just given."""
@@ -74,7 +84,7 @@ class Leases:
             _log.error("leases not renewed: the supervisor's loop is stuck", stuck_s=self._stuck_s)
             return lease_s / RENEWALS_A_LEASE
         try:
-            lost = self._prolong(kept)
+            lost = self._prolong(kept, lease_s)
         except Exception:  # noqa: BLE001  a round of the thread: what is wrong now may be right at the next
             _log.exception("leases not renewed", again_in_s=lease_s / TRIES_A_LEASE)
             if self._site.database.is_sqlite:  # who cannot write to it cannot be followed by another owner either
@@ -86,11 +96,11 @@ class Leases:
         _touch([one for one in kept if one not in lost])
         return lease_s / RENEWALS_A_LEASE
 
-    def _prolong(self, kept: Collection[_Kept]) -> list[_Kept]:
+    def _prolong(self, kept: Collection[_Kept], lease_s: float) -> list[_Kept]:
         """Renew in the database; return what is held no more."""
         if not kept:
             return []
-        lease_s, now = self._site.settings.lease_s, self._site.clock.now()
+        now = self._site.clock.now()
         with self._site.database.transaction() as tx:
             return [one for one in kept if not queue.renew(tx, one.job_id, token=one.token, lease_s=lease_s, now=now)]
 

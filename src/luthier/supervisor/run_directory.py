@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.log import redact
-from luthier.protocol import layout, spec
+from luthier.protocol import layout, lease, spec
 from luthier.protocol.spec import Full, Hyperparameters, TrainingSpec
 from luthier.storage import ObjectStore
 
@@ -50,7 +50,11 @@ class RunDirectory:
 
     def touch_lease(self) -> None:
         """Tell the worker that its lease was renewed."""
-        (self.path / layout.LEASE).touch(mode=0o600)
+        lease.touch(self.path / layout.LEASE)
+
+    def grant_grace(self, grace_s: float) -> None:
+        """Let the worker go on without a supervisor for a while."""
+        lease.grant(self.path / layout.LEASE, grace_s)
 
     def get_journal_size(self) -> int:
         """Return the journal's size in bytes; 0 when there is none."""

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+from luthier.protocol import lease
 from luthier.protocol.journal import Failed, JournalWriter, Working
 
 LEASE_LOST_EXIT = 1
@@ -48,7 +49,7 @@ class Pulse:
 
 
 class LeaseWatch(threading.Thread):
-    """Ends the process when the lease file was not touched for ``lease_s``.
+    """Ends the process when the lease file was not touched for ``lease_s``, or for the grace that it grants.
 
     By the monotonic clock since the last change that was seen, so neither a clock that jumps nor a process that was
     suspended is fooled: after a long sleep the file is looked at before the time is. A missing file counts as not
@@ -69,8 +70,8 @@ class LeaseWatch(threading.Thread):
             touched = self._find_touch()
             if touched not in (None, seen):
                 seen, seen_at = touched, time.monotonic()
-            elif time.monotonic() - seen_at > self._lease_s:
-                self._end()
+            elif time.monotonic() - seen_at > (term_s := lease.read_term_s(self._path, self._lease_s)):
+                self._end(term_s)
 
     def _find_touch(self) -> int | None:
         try:
@@ -78,8 +79,8 @@ class LeaseWatch(threading.Thread):
         except OSError:
             return None
 
-    def _end(self) -> None:
-        message = f"the lease was not renewed for {self._lease_s:g} s, so another worker may have the job"
+    def _end(self, term_s: float) -> None:
+        message = f"the lease was not renewed for {term_s:g} s, so another worker may have the job"
         try:
             self._journal.write(Failed(kind="lease_lost", message=message), durable=True)
         finally:
