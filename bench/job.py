@@ -32,6 +32,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from luthier import machine
 from luthier.catalog.schemas import FetchOrder, FetchResult
 from luthier.protocol import journal, layout
 from luthier.training.devices import has_native_bf16
@@ -193,7 +194,7 @@ def main() -> int:
     """Run the rounds and print both sides; exit 1 when the bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=machine.count_cpus())
     parser.add_argument("--median-words", type=int, default=60, help="of an answer; fewer for a slow machine")
     parser.add_argument("--side", choices=["both", "luthier", "trl"], default="both")
     parser.add_argument("--trl-precision", choices=["auto", "default", "fp32"], default="auto")

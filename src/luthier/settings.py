@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from luthier import machine
 
 GIB = 1024**3
 MIB = 1024**2
@@ -15,7 +16,7 @@ MIB = 1024**2
 
 def _default_slots() -> int:
     # Training scales well to four cores; two processes that share fewer slow each other by more than half.
-    return max(1, (os.cpu_count() or 1) // 4)
+    return max(1, machine.count_cpus() // 4)
 
 
 class Settings(BaseSettings):
@@ -98,7 +99,7 @@ class Settings(BaseSettings):
         default=1800.0, gt=0, description="A worker whose journal says nothing for this long is stalled and is ended"
     )
     cancel_grace_s: float = Field(
-        default=60.0, ge=0, description="Time that a cancelled worker has to finish its step before it is killed"
+        default=60.0, ge=0, description="Time that a cancelled worker has to end before it is killed"
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Device that jobs train on")
     precision: Literal["auto", "fp32", "bf16"] = Field(

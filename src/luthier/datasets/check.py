@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from luthier import machine
 from luthier.datasets import fast, formats, lines, parsing
 from luthier.datasets.report import ISSUES_KEPT, Issue, Report
 
@@ -114,8 +114,7 @@ def count_processes(size_bytes: int) -> int:
     """Return how many processes a file of this size is worth."""
     if size_bytes <= _ALONE_BYTES:
         return 1
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, PROCESSES_MAX)
+    return min(machine.count_cpus(), PROCESSES_MAX)
 
 
 def check_range(file: BinaryIO, start: int, end: int) -> Findings:

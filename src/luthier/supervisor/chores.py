@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from luthier import faults, ids
+from luthier import faults, ids, machine
 from luthier.clock import Clock
 from luthier.db import Database
 from luthier.log import get_logger
@@ -194,7 +194,7 @@ class Chores:
     def _make_environment(self, chore: Chore, directory: Path) -> dict[str, str]:
         if chore.needs_network:
             return environment.make_for_fetching(os.environ)
-        return environment.make(os.environ, home=directory, threads=os.cpu_count() or 1)
+        return environment.make(os.environ, home=directory, threads=machine.count_cpus())
 
     def _wait(self, running: Running, process: Process) -> Exit | None:
         """Return how the process ended; None when its time was over and it was ended. Raises LetGo."""

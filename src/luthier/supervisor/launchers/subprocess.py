@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from luthier import faults
+from luthier import faults, machine
 from luthier.protocol import layout
 from luthier.settings import Settings
 from luthier.supervisor import environment, processes
@@ -55,5 +55,5 @@ class SubprocessLauncher:
 
 
 def get_threads(settings: Settings) -> int:
-    """Return how many CPU threads a worker may use: the setting, or its share of the cores."""
-    return settings.worker_threads or max(1, (os.cpu_count() or 1) // settings.slots)
+    """Return how many CPU threads a worker may use: the setting, or its share of the processors."""
+    return settings.worker_threads or max(1, machine.count_cpus() // settings.slots)
