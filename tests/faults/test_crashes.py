@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier import faults
+from supervision import Workshop
 
 # How often each point is passed in a job's life, up to three.
 POINTS = {
@@ -32,6 +33,11 @@ POINTS = {
 
 @pytest.mark.parametrize(("point", "nth"), [(point, n + 1) for point, count in POINTS.items() for n in range(count)])
 def test_job_when_supervisor_dies_at_fault_point_completes_once(workshop, point, nth):
+    die_and_go_on(workshop, point, nth)
+
+
+def die_and_go_on(workshop, point, nth):
+    """Run a job under a supervisor that dies there, and under the next one; it must be intact."""
     job_id = workshop.make_job()
     victim = workshop.start_supervisor(armed=f"{point}:{nth}")
     workshop.wait_for_death(victim)
@@ -55,3 +61,22 @@ def test_job_when_each_supervisor_dies_at_its_nth_commit_completes_once(workshop
         assert deaths < 50, "no supervisor gets further than the one before"
     assert deaths > 1
     workshop.assert_intact(job_id)
+
+
+# What differs there: row locks in place of the one writer, and no file that tells of changes.
+@pytest.mark.parametrize("new_database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    ("point", "nth"),
+    [
+        ("adopt.after_commit", 1),
+        ("claim.after_commit", 1),
+        ("ingest.before_commit", 2),
+        ("ingest.after_commit", 2),
+        ("settle.before_commit", 1),
+        ("settle.after_commit", 1),
+    ],
+)
+def test_job_on_postgresql_when_supervisor_dies_at_fault_point_completes_once(home, database, point, nth):
+    workshop = Workshop(home, database_url=database.url)
+    die_and_go_on(workshop, point, nth)
+    workshop.close()
