@@ -226,7 +226,7 @@ def test_job_when_cancelled_while_training_stops_after_a_step_and_costs_the_comp
     assert job.charged_nanos == job.billed_tokens * job.step // 1000 * job.rate_nanos
     assert 5 <= job.step < 1000
     types = [event.type for event in workshop.list_events(job_id)]
-    assert types[-2:] == ["cancel_requested", "job_stopped"]
+    assert types[-3:] == ["cancel_requested", "refund", "job_stopped"]
     assert not is_running(workshop.wait_for_worker())
     assert [one.is_final for one in workshop.list_artifacts(job_id)] == [False]  # the checkpoint of step 3 stays
 
