@@ -245,6 +245,31 @@ def test_card_when_a_file_name_holds_markup_keeps_its_table(make_run, unpack):
     assert yaml.safe_load(card.split("---\n")[1])["model_name"] == 'x: "y" #z'
 
 
+@pytest.mark.parametrize(
+    ("origin", "loading"),
+    [
+        (
+            {"fetched_from": "the package p 1, dequantised from 4 bits"},
+            "# the weights that it was trained on: the package p 1",
+        ),
+        ({"fetched_from": "the Hugging Face hub, x/y at 01", "repository": "x/y"}, "# fetches x/y"),
+    ],
+)
+def test_card_when_weights_came_from_somewhere_says_so_and_how_to_load_them(make_run, unpack, origin, loading):
+    run = make_run(ROWS[:2], validation=VALIDATION, n_evals=1)
+    base = msgspec.structs.replace(run.spec.base_model, **origin)
+    recipe = msgspec.structs.replace(run.spec.recipe, validation_file="v.jsonl", validation_file_sha256="cd" * 32)
+    run.spec = msgspec.structs.replace(run.spec, base_model=base, recipe=recipe)
+    folder = unpack(run, _find_exported(run.train(), "adapter").archive)
+    card = (folder / "README.md").read_text()
+    assert f"| Base weights | {origin['fetched_from']} |" in card
+    assert f"| Validation file | v.jsonl, SHA-256 `{'cd' * 32}` |" in card
+    assert loading in card
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == origin.get("repository", "luthier/tiny")
+    assert repr(config["lora_alpha"]) == "8"
+
+
 def test_worker_package_imports_neither_transformers_nor_torchs_compiler():
     program = """
 import sys, torch

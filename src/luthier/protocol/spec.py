@@ -60,11 +60,17 @@ class Hyperparameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BaseModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The weights to start from: a local folder in the Hugging Face layout (safetensors)."""
+    """The weights to start from: a local folder in the Hugging Face layout (safetensors).
+
+    The last two are for the model card: where the weights came from, in words, and the repository on the Hugging Face
+    hub that has the very same ones.
+    """
 
     name: str
     revision: str  # identity of the weights, from the catalog
     path: str  # absolute
+    fetched_from: str = "a folder"
+    repository: str | None = None
 
 
 class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,6 +88,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training_file: str
     training_file_sha256: str
     validation_file: str | None = None
+    validation_file_sha256: str | None = None
     created_at: str = ""
 
 

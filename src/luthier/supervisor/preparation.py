@@ -99,6 +99,8 @@ def _load(tx: Session, claim: Claim) -> Needs:
     try:
         model = catalog.get_model(tx, claim.base_model)
         training_file = files.get_file(tx, claim.project_id, claim.training_file_id)
+        validation_id = claim.validation_file_id
+        validation_file = files.get_file(tx, claim.project_id, validation_id) if validation_id else None
     except NotFound as error:
         raise CannotPrepare("platform", error.message, "create the job again with what there is") from error
     if model.path is None or model.revision is None:
@@ -110,16 +112,28 @@ def _load(tx: Session, claim: Claim) -> Needs:
     counted = {name: quotes.get(tx, key) for name, key in tokenizations.items() if key is not None}
     _require_same_model(claim, model, {view.tokenizer_digest for view in counted.values()})
     return Needs(
-        base_model=spec.BaseModel(name=model.name, revision=model.revision, path=model.path),
+        base_model=_describe_model(model, revision=model.revision, path=model.path),
         model_size_bytes=model.size_bytes or 0,
         data={name: view.object_key for name, view in counted.items() if view.object_key is not None},
         recipe=spec.Recipe(
             output_name=claim.output_name,
             training_file=training_file.filename,
             training_file_sha256=training_file.sha256,
-            validation_file=claim.validation_file_id,
+            validation_file=validation_file.filename if validation_file else None,
+            validation_file_sha256=validation_file.sha256 if validation_file else None,
             created_at=format_time(claim.created_at),
         ),
+    )
+
+
+def _describe_model(model: ModelView, *, revision: str, path: str) -> spec.BaseModel:
+    """Return what the worker is told. A folder of the server is not named: model cards are often published."""
+    return spec.BaseModel(
+        name=model.name,
+        revision=revision,
+        path=path,
+        fetched_from="a folder on the server" if model.source == "folder" else model.fetched_from or "",
+        repository=model.reference if model.source == "hub" else None,
     )
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-from luthier.protocol.spec import Lora, TrainingSpec
+from luthier.protocol.spec import BaseModel, Lora, TrainingSpec
 from luthier.training.devices import get_versions
 
 
@@ -21,19 +21,25 @@ class Results:
     eval_loss: float | None = None
 
 
-_LOADING = {
-    "adapter": """\
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
-
-model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")  # fetches {base}
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")""",
-    "model": """\
+_LOAD_MODEL = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")""",
-}
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+_LOAD_ADAPTER_WITH_HUB = """\
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")  # fetches {repository}
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+_LOAD_ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+# the weights that it was trained on: {fetched_from}
+base = AutoModelForCausalLM.from_pretrained("path/to/the/base/model")
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
 _KINDS = {
     "adapter": "a LoRA adapter of",
     "merged": "a fine-tuned version, its LoRA adapter merged into the weights, of",
@@ -44,7 +50,7 @@ _KINDS = {
 def write_card(spec: TrainingSpec, kind: Literal["adapter", "merged", "model"], step: int, results: Results) -> str:
     """Return the model card. The same run gives the same text: it holds no time of writing."""
     name, base = spec.recipe.output_name, spec.base_model.name
-    loading = _LOADING["adapter" if kind == "adapter" else "model"].format(base=base)
+    loading = _describe_loading(spec.base_model) if kind == "adapter" else _LOAD_MODEL
     rows = "\n".join(f"| {label} | {value} |" for label, value in _list_facts(spec, step, results))
     return f"""\
 ---
@@ -67,11 +73,18 @@ This is {_KINDS[kind]} `{base}`, made by Luthier.
 """
 
 
+def _describe_loading(base: BaseModel) -> str:
+    """Return how an adapter is loaded, which is of use with the weights that it was trained on only."""
+    if base.repository is not None:
+        return _LOAD_ADAPTER_WITH_HUB.format(repository=base.repository)
+    return _LOAD_ADAPTER.format(fetched_from=base.fetched_from)
+
+
 def _write_front_matter(spec: TrainingSpec, kind: str) -> str:
     """Return the hub's metadata as YAML; a JSON string is a YAML string, whatever a name holds."""
     library = "peft" if kind == "adapter" else "transformers"
     lines = [
-        f"base_model: {json.dumps(spec.base_model.name)}",
+        f"base_model: {json.dumps(spec.base_model.repository or spec.base_model.name)}",
         f"base_model_relation: {'adapter' if kind == 'adapter' else 'finetune'}",
         f"library_name: {library}",
         "pipeline_tag: text-generation",
@@ -86,8 +99,9 @@ def _list_facts(spec: TrainingSpec, step: int, results: Results) -> list[tuple[s
     schedule = chosen.schedule
     facts: list[tuple[str, object]] = [
         ("Base model", f"{spec.base_model.name}, revision `{spec.base_model.revision}`"),
-        ("Training file", f"{_escape(recipe.training_file)}, SHA-256 `{recipe.training_file_sha256}`"),
-        ("Validation file", _escape(recipe.validation_file or "none")),
+        ("Base weights", _escape(spec.base_model.fetched_from)),
+        ("Training file", _describe_file(recipe.training_file, recipe.training_file_sha256)),
+        ("Validation file", _describe_file(recipe.validation_file, recipe.validation_file_sha256)),
         ("Method", f"supervised fine-tuning, {_describe_training_type(spec)}"),
         ("Trained on inputs", chosen.train_on_inputs),
         ("Epochs", chosen.n_epochs),
@@ -112,6 +126,10 @@ def _list_facts(spec: TrainingSpec, step: int, results: Results) -> list[tuple[s
         ("Versions", ", ".join(f"{name} {number}" for name, number in get_versions().items())),
     ]
     return [(label, str(value)) for label, value in facts]
+
+
+def _describe_file(name: str | None, sha256: str | None) -> str:
+    return "none" if name is None else f"{_escape(name)}, SHA-256 `{sha256}`"
 
 
 def _describe_training_type(spec: TrainingSpec) -> str:

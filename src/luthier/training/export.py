@@ -122,10 +122,10 @@ class Exporter:
         config = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": self.spec.base_model.name,
+            "base_model_name_or_path": self.spec.base_model.repository or self.spec.base_model.name,
             "inference_mode": True,
             "r": lora.r,
-            "lora_alpha": lora.alpha,
+            "lora_alpha": int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # as PEFT itself writes it
             "lora_dropout": lora.dropout,
             "target_modules": sorted({name.rpartition(".")[2] for name in self.adapted}),
             "bias": "none",
