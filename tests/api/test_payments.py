@@ -33,8 +33,9 @@ def card(client):
     return call(client, "POST", "cards", {"payment_method": "pm_card_visa"}, status=201)["card"]
 
 
-def test_card_when_added_by_token_then_it_is_listed_default_and_without_its_number(client, card):
+def test_card_when_added_by_token_then_it_is_listed_default_and_without_its_number(client, service, card):
     assert (card["brand"], card["last4"], card["is_default"]) == ("visa", "4242", True)
+    service.clock.advance(1)
     second = call(client, "POST", "cards", {"payment_method": "pm_card_mastercard"}, status=201)["card"]
     assert call(client, "PUT", f"cards/{second['id']}/default")["is_default"] is True
     assert [one["is_default"] for one in call(client, "GET", "cards")["data"]] == [False, True]
@@ -115,12 +116,13 @@ def test_payment_when_declined_then_402_and_when_its_owner_must_confirm_then_the
     assert call(client, "GET", "balance")["cash"] == "20.00"
 
 
-def test_refund_when_more_than_is_left_then_it_is_refused_else_the_card_gets_it(client, stripe, card):
+def test_refund_when_more_than_is_left_then_it_is_refused_else_the_card_gets_it(client, service, card):
     payment = call(client, "POST", "payments", {"amount": "20"}, status=201)
     path = f"payments/{payment['id']}/refunds"
     assert call(client, "POST", path, {"amount": "20.01", "reason": "too much"}, status=400)["error"]["hint"]
     refund = call(client, "POST", path, {"amount": "5", "reason": "not needed"}, status=201)
     assert (refund["status"], refund["amount"]) == ("succeeded", "5.00")
+    service.clock.advance(1)
     rest = call(client, "POST", path, {"reason": "the rest"}, status=201)
     assert rest["amount"] == "15.00"
     assert [one["reason"] for one in call(client, "GET", path)["data"]] == ["not needed", "the rest"]

@@ -325,7 +325,9 @@ def test_cards_and_payments_when_one_begins_with_nothing_then_the_hints_lead_to_
     assert [amount for _customer, amount in stripe.charges] == [2000]
     assert luthier("billing", "pay", "0.001", "--json").error["code"] == "invalid_amount"
     payment = paid.out.strip()
-    assert luthier("billing", "payments", "refund", payment, "5", "--reason", "too much").out.startswith("payrefund-")
+    refunded = luthier("billing", "payments", "refund", payment, "5", "--reason", "too much")
+    assert refunded.out.startswith("payrefund-")
+    assert refunded.err == "$5.00 went back to the card\n"
     assert re.search(rf"{payment} .*\$20\.00 +succeeded +mastercard ending in 4444; \$5\.00 refunded",
                      luthier("billing", "payments").out)  # fmt: skip
     assert luthier("files", "upload", name).code == 0

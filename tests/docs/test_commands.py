@@ -32,7 +32,7 @@ def find_problem(text, targets):
             return f"no command {rest[0]}"
         command = command.commands[rest.pop(0)]
     known = {name for param in command.params for name in [*param.opts, *param.secondary_opts]} | {"--help", "-h"}
-    return next((f"no option {word}" for word in rest if word.startswith("-") and word not in known), None)
+    return next((f"no option {word}" for word in rest if re.match("-[^0-9]", word) and word not in known), None)
 
 
 def test_documents_when_they_name_a_command_then_it_exists(root):

@@ -252,9 +252,11 @@ def refund_payment(
     if as_json:
         output.write_json(refund)
     else:
+        from luthier.billing.money import format_money
+
         output.line(str(refund["id"]))
         done = "went back to the card" if refund["status"] == "succeeded" else "is on its way back to the card"
-        output.note(f"{refund['amount']} {done}")
+        output.note(f"{format_money(refund['amount_nanos'], refund['currency'])} {done}")
 
 
 def auto_recharge(

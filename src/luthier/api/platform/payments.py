@@ -208,6 +208,7 @@ class RefundAnswer(BaseModel):
     status: RefundStatus
     amount_nanos: int
     amount: str
+    currency: str
     reason: str
     is_external: bool = Field(description="Made at the processor, not here")
     failure_message: str | None
@@ -271,7 +272,7 @@ def list_refunds(payment_id: str, principal: PrincipalParam, services: ServicesP
     """List what went back of a payment."""
     with services.database.read() as tx:
         found = refunds.list_refunds(tx, principal.organization_id, payment_id)
-    return RefundList(data=[_describe_refund(refund) for refund in found])
+    return RefundList(data=[_describe_refund(refund, services) for refund in found])
 
 
 @router.post("/payments/{payment_id}/refunds", status_code=201)
@@ -293,7 +294,7 @@ def refund_payment(
         request_key=idempotency_key,
         now=services.clock.now(),
     )
-    return _describe_refund(refund)
+    return _describe_refund(refund, services)
 
 
 class DisputeAnswer(BaseModel):
@@ -418,9 +419,10 @@ def _describe_payment(payment: PaymentView) -> PaymentAnswer:
     )
 
 
-def _describe_refund(refund: RefundView) -> RefundAnswer:
+def _describe_refund(refund: RefundView, services: Services) -> RefundAnswer:
     names = ("id", "payment_id", "status", "reason", "is_external", "failure_message")
-    return RefundAnswer(**_pick(refund, *names, *_TIMES), **spell(amount_nanos=refund.amount_nanos))
+    amount = spell(amount_nanos=refund.amount_nanos)
+    return RefundAnswer(**_pick(refund, *names, *_TIMES), **amount, currency=services.policy.currency)
 
 
 def _describe_dispute(dispute: DisputeView) -> DisputeAnswer:
