@@ -5,10 +5,17 @@ import errno
 import pytest
 import torch
 
+from luthier import machine
 from luthier.datasets.tokens import TokensCorrupt
 from luthier.protocol import layout, spec
 from luthier.training import failures
-from luthier.training.failures import BaseModelFault, DataFault, HyperparametersFault, NonFiniteLoss
+from luthier.training.failures import (
+    BaseModelFault,
+    DataFault,
+    HyperparametersFault,
+    MemoryTooSmall,
+    NonFiniteLoss,
+)
 from training_runs import make_rows
 
 ROWS = make_rows(4)
@@ -58,6 +65,16 @@ def test_modules_when_unknown_are_the_hyperparameters_fault(make_run):
 def test_base_model_when_its_folder_is_gone_is_its_fault(make_run, tmp_path):
     with pytest.raises(BaseModelFault, match="luthier/tiny"):
         make_run(ROWS, model=tmp_path / "gone").train()
+
+
+def test_memory_when_too_small_for_full_training_is_found_before_it_is_filled(make_run, monkeypatch):
+    monkeypatch.setattr(machine, "measure_memory", lambda: 10_000_000)  # the weights of luthier/tiny take 4 MB
+    run = make_run(ROWS, training_type=spec.Full())
+    with pytest.raises(MemoryTooSmall, match=r"0\.02 GB for 1,017,344 parameters, of 0\.01 GB") as caught:
+        run.train()
+    assert "LoRA" in caught.value.hint
+    assert failures.classify(caught.value, step=0).kind == "out_of_memory"
+    make_run(ROWS).train()
 
 
 def test_token_when_the_model_does_not_know_it_fails_instead_of_reading_past_the_table(make_run):

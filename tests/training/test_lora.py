@@ -13,7 +13,7 @@ from luthier.training.model import load_model
 
 @pytest.fixture
 def module(tiny, place):
-    return load_model(BaseModel(name="luthier/tiny", revision="r", path=str(tiny)), place).module
+    return load_model(BaseModel(name="luthier/tiny", revision="r", path=str(tiny)), place, trains_all=False).module
 
 
 def test_attach_when_fresh_changes_nothing_and_starts_as_peft_does(module, tiny):

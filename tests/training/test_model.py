@@ -52,7 +52,7 @@ def folder(request, tmp_path):
 
 
 def _load(folder, place):
-    return model.load_model(spec.BaseModel(name="x/y", revision="r", path=str(folder)), place)
+    return model.load_model(spec.BaseModel(name="x/y", revision="r", path=str(folder)), place, trains_all=False)
 
 
 def _sum_losses_alone(folder, rows):

@@ -89,7 +89,7 @@ def _train_plainly(run, tiny, training_type):
         model = peft.get_peft_model(model, config)
         torch.manual_seed(chosen.random_seed)  # the same first A: only B starts at zero
         place = Place(torch.device("cpu"), torch.float32)
-        ours = lora.attach(load_model(run.spec.base_model, place).module, training_type)
+        ours = lora.attach(load_model(run.spec.base_model, place, trains_all=False).module, training_type)
         for name, layer in ours.items():
             model.get_submodule(f"base_model.model.{name}").lora_A["default"].weight.data.copy_(layer.lora_a)
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]

@@ -9,8 +9,9 @@ from importlib.metadata import version
 
 import torch
 
+from luthier import machine
 from luthier.protocol.spec import Device
-from luthier.training.failures import HyperparametersFault
+from luthier.training.failures import HyperparametersFault, MemoryTooSmall
 
 _VERSIONED = ("luthier", "torch", "safetensors")
 
@@ -59,6 +60,30 @@ def has_native_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return device.type == "cpu" and any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def require_memory(place: Place, param_count: int, *, trains_all: bool) -> None:
+    """Raise MemoryTooSmall when the weights alone, with what AdamW keeps of those that are trained, cannot fit.
+
+    Found before the memory is filled: on a CPU the kernel would end the worker, or another process, without a word.
+    Activations come on top, and an adapter's own numbers, which are few.
+    """
+    bytes_a_parameter = place.dtype.itemsize
+    if trains_all:
+        # In fp32 a gradient and two moments, and of weights in another type a copy of themselves.
+        bytes_a_parameter += 12 if place.dtype == torch.float32 else 16
+    needed, there = param_count * bytes_a_parameter, _measure_memory(place.device)
+    if needed > there:
+        raise MemoryTooSmall(
+            f"training needs more memory than there is: {needed / 1e9:.2f} GB for {param_count:,} parameters, "
+            f"of {there / 1e9:.2f} GB",
+            hint=f"use {'LoRA in place of full training, ' if trains_all else ''}a smaller base model, or a machine with more memory",
+        )
+
+
+def _measure_memory(device: torch.device) -> int:
+    """Return the bytes of a device's memory, whoever uses them now; MPS shares the machine's."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else machine.measure_memory()
 
 
 def make_deterministic(seed: int, threads: int) -> None:

@@ -2,6 +2,7 @@
 
 DataFault               no row that can be trained on
 HyperparametersFault    a setting that does not fit the base model
+MemoryTooSmall          a model that cannot fit
 BaseModelFault          weights that are missing, incomplete or of an unknown build
 NonFiniteLoss           the loss is no number any more
 """
@@ -45,6 +46,12 @@ class HyperparametersFault(Fault):
     """A setting does not fit the base model."""
 
     kind = "hyperparameters"
+
+
+class MemoryTooSmall(Fault):
+    """The memory cannot hold what is to be trained."""
+
+    kind = "out_of_memory"
 
 
 class BaseModelFault(Fault):

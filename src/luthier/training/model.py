@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from luthier.protocol.spec import BaseModel
+from luthier.training import devices
 from luthier.training.architecture import Architecture, read_architecture
 from luthier.training.batches import Batch
 from luthier.training.decoder import OUTPUT_LAYER, Decoder, Weights
@@ -39,13 +40,18 @@ class Model:
         return sum(parameter.numel() for parameter in self.module.parameters() if parameter.requires_grad)
 
 
-def load_model(base: BaseModel, place: Place) -> Model:
-    """Load the weights in the type that computes. Raises BaseModelFault when they are not whole or not known."""
+def load_model(base: BaseModel, place: Place, *, trains_all: bool) -> Model:
+    """Load the weights in the type that computes; ``trains_all`` tells that every one is going to be trained.
+
+    Raises BaseModelFault when they are not whole or not known, MemoryTooSmall before any is loaded.
+    """
     folder = Path(base.path)
     try:
         architecture = read_architecture(folder)
-        with read_folder(folder) as stored:
-            module = _build(architecture, Weights(_load_tensors(stored, architecture, place)))
+        with read_folder(folder) as found:
+            stored = _drop_unread(found, architecture)
+            devices.require_memory(place, sum(weight.param_count for weight in stored.values()), trains_all=trains_all)
+            module = _build(architecture, Weights(_load_tensors(stored, place)))
     except KeyError as error:
         raise _refuse(base, f"a weight is missing: {error.args[0]}") from error
     except msgspec.MsgspecError as error:
@@ -62,12 +68,16 @@ def _build(architecture: Architecture, weights: Weights) -> Decoder:
     return module
 
 
-def _load_tensors(stored: Mapping[str, Weight], architecture: Architecture, place: Place) -> dict[str, Tensor]:
+def _drop_unread(stored: Mapping[str, Weight], architecture: Architecture) -> dict[str, Weight]:
     return {
-        name: weight.compute().to(place.device, place.dtype)
+        name: weight
         for name, weight in stored.items()
         if not name.endswith(_BUFFERS) and not (architecture.tie_word_embeddings and name == OUTPUT_LAYER)
     }
+
+
+def _load_tensors(stored: Mapping[str, Weight], place: Place) -> dict[str, Tensor]:
+    return {name: weight.compute().to(place.device, place.dtype) for name, weight in stored.items()}
 
 
 def _refuse(base: BaseModel, reason: str) -> BaseModelFault:

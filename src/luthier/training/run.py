@@ -46,7 +46,7 @@ def run_job(
     validation = _read_rows(directory / layout.VALIDATION_TOKENS, place) if chosen.n_evals else None
     plan = make_plan(rows.lengths, chosen)
 
-    model = load_model(spec.base_model, place)
+    model = load_model(spec.base_model, place, trains_all=not isinstance(chosen.training_type, Lora))
     adapted = lora.attach(model.module, chosen.training_type) if isinstance(chosen.training_type, Lora) else {}
     journal.write(ModelLoaded(param_count=model.param_count, trainable_param_count=model.count_trained()))
 

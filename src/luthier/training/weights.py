@@ -31,9 +31,14 @@ class Weight:
     compute: Callable[[], Tensor]
 
     @property
+    def param_count(self) -> int:
+        """Numbers in the tensor."""
+        return torch.Size(self.shape).numel()
+
+    @property
     def size_bytes(self) -> int:
         """Bytes in the file."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+        return self.param_count * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
