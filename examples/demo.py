@@ -23,6 +23,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from luthier.protocol import layout, spec
+
 ROOT = Path(__file__).resolve().parents[1]
 LUTHIER = Path(sys.executable).with_name("luthier")
 DATA = Path("examples/support")
@@ -45,9 +47,9 @@ def main() -> int:
         model_dir = HOME / "model"
         shutil.rmtree(model_dir, ignore_errors=True)
         run(environment, "ft", "download", job, "--checkpoint", "merged", "-o", str(model_dir))
-    base_dir = next((HOME / "models").glob("*SmolLM2-135M-Instruct/*/config.json")).parent
+    base_model = spec.read_spec(HOME / "runs" / job / layout.SPEC).base_model
     title("Before and after, on questions that are in no training row")
-    _compare(base_dir, find_weights(model_dir))
+    _compare(Path(base_model.path), find_weights(model_dir))
     _say_goodbye(job, model_dir, time.monotonic() - began)
     return 0
 
@@ -72,13 +74,15 @@ def _wait_until_ready(process: subprocess.Popen[str]) -> None:
     timer = threading.Timer(SERVE_TIMEOUT_S, process.kill)
     timer.start()
     assert process.stdout is not None
-    for line in process.stdout:
-        # The key is for whoever runs the service; a demo's output is often pasted.
-        console.print("  " + re.sub(r"(lk-\w{4})\S+", r"\1…", line.rstrip()), style="dim", markup=False)
-        if line.strip().startswith("stop"):
-            timer.cancel()
-            threading.Thread(target=process.stdout.read, daemon=True).start()
-            return
+    try:
+        for line in process.stdout:
+            # The key is for whoever runs the service; a demo's output is often pasted.
+            console.print("  " + re.sub(r"(lk-\w{4})\S+", r"\1…", line.rstrip()), style="dim", markup=False)
+            if line.strip().startswith("stop"):
+                threading.Thread(target=process.stdout.read, daemon=True).start()
+                return
+    finally:
+        timer.cancel()
     sys.exit(f"the service did not start; see {ROOT / 'luthier-demo.log'}")
 
 
