@@ -81,8 +81,8 @@ def test_loss_of_packed_rows_equals_each_row_alone_in_transformers(folder, place
 def test_gradient_when_a_row_is_long_is_the_same_by_computing_twice(tiny, place, tmp_path, monkeypatch):
     rows = Rows(write_tokens(tmp_path / "x.tokens", make_rows(3)), place.device)
     gradients = []
-    for limit in (10_000, 1):
-        monkeypatch.setattr(decoder, "RECOMPUTE_BEYOND_TOKENS", limit)
+    for limit_bytes in (10**10, 0):
+        monkeypatch.setitem(decoder.ACTIVATION_BYTES, "cpu", limit_bytes)
         torch.manual_seed(0)
         ours = _load(tiny, place)
         adapted = lora.attach(ours.module, spec.Lora(r=4, alpha=8.0, dropout=0.2))

@@ -15,9 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from luthier.training.architecture import Architecture
 
-# Beyond this many tokens at once a block keeps its input only and computes the rest again in the backward pass: a
-# token of a 135M model holds about 4 MB of activations in fp32, and a row of 8,192 tokens would hold 32 GB.
-RECOMPUTE_BEYOND_TOKENS = 1024
+# Where the activations of all blocks would take more than this, a block keeps its input only and computes the rest
+# again in the backward pass, which costs a third more time: a row of 8,192 tokens of a 135M model would hold 17 GB. On a
+# CPU a batch of usual size stays below up to 1.7B parameters in fp32. What stands for the others was never measured.
+ACTIVATION_BYTES = {"cpu": 3 * 1024**3, "cuda": 8 * 1024**3, "mps": 3 * 1024**3}
+ACTIVATIONS_A_WIDTH = 30  # numbers that a block holds of a token for each of its width: 2.0 MB measured at 135M in fp32
 
 OUTPUT_LAYER = "lm_head.weight"  # of tied embeddings a checkpoint may hold it too: the same numbers, never read
 
@@ -160,6 +162,7 @@ class Trunk(nn.Module):
             Block(architecture, weights, f"model.layers.{number}") for number in range(architecture.num_hidden_layers)
         )
         self.norm = weights.take_norm("model.norm", architecture.rms_norm_eps)
+        self.bytes_a_token = ACTIVATIONS_A_WIDTH * width * len(self.layers) * table.dtype.itemsize
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, segments: list[int]) -> Tensor:
         """Map [tokens] to [tokens, width]."""
@@ -167,7 +170,8 @@ class Trunk(nn.Module):
         angles = position_ids[:, None].float() * self.frequencies.to(x.device)  # [tokens, size / 2], in fp32
         angles = torch.cat((angles, angles), dim=-1)
         rotation = (angles.cos().to(x.dtype), angles.sin().to(x.dtype))
-        recomputes = torch.is_grad_enabled() and len(input_ids) > RECOMPUTE_BEYOND_TOKENS
+        held_bytes = len(input_ids) * self.bytes_a_token
+        recomputes = torch.is_grad_enabled() and held_bytes > ACTIVATION_BYTES[x.device.type]
         for block in self.layers:
             if recomputes:
                 x = checkpoint(block, x, rotation, segments, use_reentrant=False)
