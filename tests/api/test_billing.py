@@ -60,7 +60,7 @@ def test_balance_when_a_job_waits_and_one_is_done_then_each_account_is_told_exac
     balance = get(client, "balance")
     assert done.price_nanos == waiting.price_nanos == 48_000_000
     assert (balance["available_nanos"], balance["available"]) == (100 * DOLLAR - 96_000_000, "99.904")
-    assert (balance["held"], balance["spent"], balance["spent_this_month"]) == ("0.048", "0.048", "0.048")
+    assert (balance["held"], balance["spent"]) == ("0.048", "0.048")
     assert (balance["credit"], balance["cash"], balance["minimum"]) == ("99.904", "0.00", "5.00")
     assert (balance["currency"], balance["processor"], balance["is_enforced"]) == ("USD", "manual", True)
     assert balance["spendable"] == "99.904"

@@ -116,11 +116,6 @@ def get_statement(tx: Session, organization_id: str, month: Month) -> Statement:
     )
 
 
-def get_totals(tx: Session, organization_id: str, month: Month) -> Totals:
-    """Return a month's totals alone, without adding up what was before it."""
-    return _total(queries.sum_by_kind(tx, organization_id, month.start, month.end))
-
-
 def _total(kinds: Mapping[str, tuple[int, Sums]]) -> Totals:
     def get(kind: Kind) -> Sums:
         return kinds.get(kind, _NOTHING)[1]

@@ -78,7 +78,7 @@ class LedgerEntry(Base):
             "cash_nanos + credit_nanos + held_nanos + spent_nanos + payments_nanos + adjustments_nanos = 0",
             name="balanced",
         ),
-        sa.Index("ix_ledger_entries_cause", "cause_kind", "cause_id"),
+        sa.Index("ix_ledger_entries_cause", "organization_id", "cause_kind", "cause_id", "seq"),
         sa.Index("ix_ledger_entries_created", "organization_id", "created_at"),
         {"sqlite_strict": True},
     )

@@ -54,12 +54,13 @@ def balance(*, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
     output = Output(as_json=as_json)
     with connect(base_url) as connection:
         answer = as_dict(connection.get("/api/billing/balance"))
+        this_month = {} if as_json else as_dict(connection.get("/api/billing/usage"))
     if as_json:
         output.write_json(answer)
         return
     from luthier.cli import money_views
 
-    money_views.show_balance(output, answer)
+    money_views.show_balance(output, answer, spent_this_month_nanos=this_month["cost_nanos"])
 
 
 @app.command("statement", cls=Command)

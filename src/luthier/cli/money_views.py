@@ -51,7 +51,7 @@ def make_bar(part: int, whole: int, *, width: int = BAR_WIDTH) -> Text:
     return Text.assemble(("█" * filled, style), ("░" * (width - filled), "dim"), (f" {told:>3} %", style))
 
 
-def show_balance(output: Output, balance: dict[str, Any]) -> None:
+def show_balance(output: Output, balance: dict[str, Any], *, spent_this_month_nanos: int) -> None:
     """Print what an organization has, and what may be spent of it."""
     currency = _get_currency(balance)
 
@@ -61,7 +61,7 @@ def show_balance(output: Output, balance: dict[str, Any]) -> None:
     rows = [
         ("available", balance["available_nanos"], f"cash {say('cash')}, credit {say('credit')}"),
         ("held", balance["held_nanos"], "for jobs that wait or run"),
-        ("spent", balance["spent_nanos"], f"{say('spent_this_month')} of it this month"),
+        ("spent", balance["spent_nanos"], f"{format_money(spent_this_month_nanos, currency)} of it this month"),
     ]
     if balance["credit_limit_nanos"]:
         counts = balance["usable_credit_nanos"] == balance["credit_limit_nanos"]

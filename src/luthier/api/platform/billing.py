@@ -21,7 +21,7 @@ from luthier.billing import funds, ledger, limits, statements
 from luthier.billing.ledger import Balance
 from luthier.billing.limits import AlertView, LimitView, Scope
 from luthier.billing.money import parse_amount, parse_decimal
-from luthier.billing.months import Month, get_month, parse_month
+from luthier.billing.months import Month, parse_month
 from luthier.billing.statements import By, Line, Statement
 from luthier.db import Session
 from luthier.errors import NotFound
@@ -53,8 +53,6 @@ class BalanceAnswer(BaseModel):
     held: str
     spent_nanos: int
     spent: str
-    spent_this_month_nanos: int
-    spent_this_month: str
     credit_limit_nanos: int = Field(description="How far below zero the balance may go, in principle")
     credit_limit: str
     usable_credit_nanos: int = Field(description="So much of it counts now: with card payments, once a card is on file")
@@ -83,7 +81,6 @@ def get_balance(principal: PrincipalParam, services: ServicesParam) -> BalanceAn
             policy=policy,
             now=now,
         )
-        this_month = statements.get_totals(tx, principal.organization_id, get_month(now))
     return BalanceAnswer(
         organization_id=principal.organization_id,
         organization_name=principal.organization_name,
@@ -97,7 +94,6 @@ def get_balance(principal: PrincipalParam, services: ServicesParam) -> BalanceAn
             credit_nanos=balance.credit_nanos,
             held_nanos=balance.held_nanos,
             spent_nanos=balance.spent_nanos,
-            spent_this_month_nanos=this_month.charged_nanos - this_month.refunded_nanos,
             credit_limit_nanos=line.limit_nanos,
             usable_credit_nanos=room.credit_limit_nanos,
             spendable_nanos=room.spendable_nanos,

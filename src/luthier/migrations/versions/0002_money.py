@@ -151,7 +151,9 @@ def _create_ledger() -> None:
         sa.UniqueConstraint("organization_id", "key", name=op.f("uq_ledger_entries_organization_id_key")),
         sqlite_strict=True,
     )
-    op.create_index("ix_ledger_entries_cause", "ledger_entries", ["cause_kind", "cause_id"], unique=False)
+    op.create_index(
+        "ix_ledger_entries_cause", "ledger_entries", ["organization_id", "cause_kind", "cause_id", "seq"], unique=False
+    )
     op.create_index("ix_ledger_entries_created", "ledger_entries", ["organization_id", "created_at"], unique=False)
     for statement in APPEND_ONLY[op.get_bind().dialect.name] + FOLLOW[op.get_bind().dialect.name]:
         op.execute(statement)
