@@ -12,6 +12,8 @@ import pytest
 from luthier import home as home_dir
 from luthier.accounts import service as accounts
 from luthier.api.errors import EXIT_STORAGE_FAILED
+from luthier.billing import opening
+from luthier.billing.policy import make_policy
 from luthier.clock import SystemClock
 from luthier.db import Database, schema
 from luthier.errors import NotFound
@@ -67,7 +69,9 @@ def sqlite(settings):
 @pytest.fixture
 def admin_key(settings, sqlite):
     with sqlite.transaction() as tx:
-        return accounts.bootstrap(tx, master_key=home_dir.prepare(settings), now=SystemClock().now())
+        key = accounts.bootstrap(tx, master_key=home_dir.prepare(settings), now=SystemClock().now())
+        opening.grant_opening_credit(tx, make_policy(settings), now=SystemClock().now())
+    return key
 
 
 @contextmanager
