@@ -18,6 +18,7 @@ from luthier.accounts.tables import ApiKey, Organization, Project
 from luthier.billing import ledger, prices, quotes
 from luthier.billing.ledger import Cause, Purchase
 from luthier.billing.money import NANOS_A_UNIT
+from luthier.billing.payments.tables import Card, CardSetup, Payment, PaymentCustomer
 from luthier.billing.policy import Policy
 from luthier.catalog import builtin_models
 from luthier.catalog import service as catalog
@@ -112,6 +113,29 @@ def make_purchase(organization_id: str, nanos: int, *, job_id: str = "ft-1", **c
         "currency": "USD",
     }
     return Purchase(**(values | changes))
+
+
+def make_card_and_payment(tx: Session, principal: Principal, *, now: datetime) -> dict[str, str]:
+    """Make a saved card and a payment by it, as rows; return the ids by the names of their path parameters."""
+    customer = PaymentCustomer(organization_id=principal.organization_id, created_at=now, ref="cus_1")
+    card = Card(
+        id=ids.new_id("card"), organization_id=principal.organization_id, created_at=now, ref="pm_1", brand="visa",
+        last4="4242", exp_month=12, exp_year=2030, default_key=principal.organization_id,
+    )  # fmt: skip
+    tx.add_all([customer, card])
+    tx.flush()
+    setup = CardSetup(
+        id=ids.new_id("setup"), organization_id=principal.organization_id, created_at=now, customer_ref="cus_1",
+        kind="token", token="pm_1", return_url="https://luthier.example", status="succeeded", card_id=card.id, looks=0,
+    )  # fmt: skip
+    payment = Payment(
+        id=ids.new_id("pay"), organization_id=principal.organization_id, created_at=now, updated_at=now,
+        amount_nanos=20 * NANOS_A_UNIT, currency="USD", customer_ref="cus_1", card_id=card.id, is_automatic=0,
+        status="succeeded", ref="pi_1", refunded_nanos=0, disputed_nanos=0, looks=0,
+    )  # fmt: skip
+    tx.add_all([setup, payment])
+    tx.flush()
+    return {"card_id": card.id, "setup_id": setup.id, "payment_id": payment.id}
 
 
 def make_file(

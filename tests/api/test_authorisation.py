@@ -28,12 +28,25 @@ ADMIN = {
     "DELETE /api/keys/{key_id}",
     "POST /api/models",
     "DELETE /api/models/{name}",
+    "PUT /api/billing/limits/{scope}/{scope_id}",
+    "DELETE /api/billing/limits/{scope}/{scope_id}",
+    "POST /api/billing/cards",
+    "POST /api/billing/cards/setups",
+    "PUT /api/billing/cards/{card_id}/default",
+    "DELETE /api/billing/cards/{card_id}",
+    "POST /api/billing/payments",
+    "POST /api/billing/payments/{payment_id}/refunds",
+    "PUT /api/billing/auto-recharge",
 }
 
 # What a route needs besides its path to come as far as looking something up.
 QUERIES = {"GET /v1/finetune/download": {"ft_id": "{job_id}"}}
-# Base models belong to the server, not to a project: whoever has a key sees them.
-SHARED = {"name"}
+BODIES = {
+    "PUT /api/billing/limits/{scope}/{scope_id}": {"monthly": "5"},
+    "POST /api/billing/payments/{payment_id}/refunds": {"reason": "a test"},
+}
+# Base models belong to the server, not to a project: whoever has a key sees them. A scope is a word of the route's own.
+SHARED = {"name", "scope"}
 
 
 @pytest.fixture
@@ -65,7 +78,9 @@ def owned(service) -> dict[str, str]:
             master_key=service.master_key,
             now=now,
         )
-    return {"job_id": job.id, "file_id": job.training_file_id, "key_id": key.id, "name": job.base_model}
+        money = factories.make_card_and_payment(tx, owner, now=now)
+    own = {"job_id": job.id, "file_id": job.training_file_id, "key_id": key.id, "name": job.base_model}
+    return {**own, **money, "scope": "key", "scope_id": key.id}
 
 
 @pytest.fixture
@@ -81,7 +96,7 @@ def call(client, route: str, values: dict[str, str]):
     """Send a request to a route, its parameters filled in."""
     method, path = route.split(" ")
     query = "&".join(f"{name}={value}" for name, value in QUERIES.get(route, {}).items())
-    return client.request(method, f"{path}?{query}".format(**values))
+    return client.request(method, f"{path}?{query}".format(**values), json=BODIES.get(route))
 
 
 def list_parameters(route: str) -> set[str]:
@@ -134,14 +149,14 @@ def test_another_project_changed_nothing(service, client, routes, owned, other_p
 
 def test_every_route_of_something_unknown_is_404(client, routes, owned):
     for unknown in ("ft-00000000-0000-0000-0000-000000000000", "x", "-", "a" * 5000, "%F0%9F%92%A5", "%FF"):
-        values = dict.fromkeys(owned, unknown)
+        values = dict.fromkeys(owned, unknown) | {"scope": "key"}
         answers = {route: call(client, route, values) for route in routes if list_parameters(route)}
         assert {route: a.status_code for route, a in answers.items()} == dict.fromkeys(answers, 404), unknown
         assert all(a.json()["error"]["hint"] for a in answers.values())
 
 
 def test_every_route_with_nul_in_its_url_is_400(client, routes, owned):
-    values = dict.fromkeys([*owned, "upload_id"], "a%00b")
+    values = dict.fromkeys([*owned, "upload_id"], "a%00b") | {"scope": "key"}
     answers = {route: call(client, route, values) for route in [*routes, *PUBLIC] if list_parameters(route)}
     answers["in the query"] = client.get("/v1/fine-tunes?after=a%00b")
     assert {route: a.json()["error"]["code"] for route, a in answers.items()} == dict.fromkeys(answers, "invalid_url")

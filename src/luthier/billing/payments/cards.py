@@ -54,10 +54,10 @@ def remove_card(
 
     From the commit on it is not charged any more. That the processor forgets it, too, is repeated until it has.
     """
-    processor.require_ready()
     with database.transaction() as tx:
         queries.lock_customer(tx, organization_id)
         row = _get_row(tx, organization_id, card_id)
+        processor.require_ready()
         _remove(tx, row, now=now)
         view = view_card(row)
     faults.hit("cards.after_remove")

@@ -53,10 +53,10 @@ def refund_payment(
     go below zero. Raises InvalidRequest for more than is left of the payment or of the cash, Conflict for a payment
     that has not succeeded or when the processor refuses, Unprocessable for a key that was used for another amount.
     """
-    processor.require_ready()
     require_key(request_key)
     with database.transaction() as tx:
         get_payment(tx, organization_id, payment_id)
+        processor.require_ready()
         payment = queries.lock_payment(tx, payment_id)
         assert payment is not None, f"payment {payment_id} is there and is not"
         view = _find_repeated(tx, payment_id, request_key, amount_nanos)
