@@ -176,22 +176,12 @@ def _insert(
         is_external=int(is_external),
         status="created",
         ref=external_ref,
+        moves=0,
         looks=0,
         next_look_at=pace.plan_look(0, now) if is_external else now + pace.CALL_LEASE,
     )
     tx.add(row)
-    payment.refunded_nanos += nanos
-    payment.updated_at = now
-    tx.flush()
-    ledger.withdraw(
-        tx,
-        payment.organization_id,
-        nanos,
-        key=f"payment_refund:{row.id}",
-        cause=Cause("payment", payment.id),
-        note=f"Sent {format_money(nanos, payment.currency)} back to the card: {reason}",
-        now=now,
-    )
+    _take(tx, payment, row, f"Sent {format_money(nanos, payment.currency)} back to the card: {reason}", now=now)
     return row
 
 
@@ -199,6 +189,8 @@ def _execute(database: Database, processor: Processor, order: RefundOrder, *, no
     faults.hit("refunds.after_intent")
     try:
         state = _refund(processor, order)
+        faults.hit("refunds.before_record")
+        view = record(database, order.refund_id, state, now=now)
     except ProcessorUnreachable as error:
         _log.warning("refund without an answer", refund=order.refund_id, reason=str(error))
         with database.transaction() as tx:
@@ -206,8 +198,6 @@ def _execute(database: Database, processor: Processor, order: RefundOrder, *, no
             if row.status == "created":
                 row.next_look_at = pace.plan_look(0, now)
             return _view(row)
-    faults.hit("refunds.before_record")
-    view = record(database, order.refund_id, state, now=now)
     faults.hit("refunds.after_record")
     return view
 
@@ -224,7 +214,10 @@ def _fail(order: RefundOrder, failure: Failure) -> RefundState:
 
 
 def record(database: Database, refund_id: str, state: RefundState, *, now: datetime) -> RefundView:
-    """Keep what the processor says of a refund; the same again, or older news, changes nothing."""
+    """Keep what the processor says of a refund; the same again, or older news, changes nothing.
+
+    Raises ProcessorUnreachable when one of ours that is under way must be settled first.
+    """
     with database.transaction() as tx:
         found = queries.find_refund(tx, refund_id)
         assert found is not None, f"refund {refund_id} is there and is not"
@@ -238,22 +231,68 @@ def record(database: Database, refund_id: str, state: RefundState, *, now: datet
 
 def _apply(tx: Session, payment: Payment, row: PaymentRefund, state: RefundState, *, now: datetime) -> None:
     """Bring a locked refund to what the processor says. A bank may send back even what had succeeded."""
+    if row.status == "failed":
+        _reopen(tx, payment, row, state, now=now)
     row.ref = row.ref or state.ref
     if state.status == "processing" and row.status == "created" and not row.looks:
         row.next_look_at = pace.plan_look(0, now)
     if row.status == "failed" or state.status in {"processing", row.status}:
         return
     row.updated_at, row.next_look_at, row.status = now, None, state.status
-    if state.status != "failed":
+    if state.status == "failed":
+        row.failure_message = state.failure.message if state.failure else "the card's bank did not take it"
+        _give_back(tx, payment, row, now=now)
+
+
+def _reopen(tx: Session, payment: Payment, row: PaymentRefund, state: RefundState, *, now: datetime) -> None:
+    """Take the amount again for a refund that we gave up and that the processor has made all the same.
+
+    What the processor itself called failed stays so (https://docs.stripe.com/refunds#failed-refunds): other news of
+    it is older. By its reference, which only the processor gives, one is told from the other.
+    """
+    if row.ref is not None or state.status == "failed":
         return
-    row.failure_message = state.failure.message if state.failure else "the card's bank did not take it"
+    _require_room(payment, row.amount_nanos)
+    row.status, row.failure_message, row.updated_at = "created", None, now
+    row.looks, row.next_look_at = 0, pace.plan_look(0, now)
+    amount = format_money(row.amount_nanos, payment.currency)
+    _take(tx, payment, row, f"Sent {amount} back to the card after all: {row.reason}", now=now)
+
+
+def _require_room(payment: Payment, nanos: int) -> None:
+    """Raise ProcessorUnreachable when a refund that was made is more than is left of the payment.
+
+    There is one of ours under way then, which the processor will refuse.
+    """
+    if payment.refunded_nanos + nanos > payment.amount_nanos:
+        raise ProcessorUnreachable("a refund under way must be settled first")
+
+
+def _take(tx: Session, payment: Payment, row: PaymentRefund, note: str, *, now: datetime) -> None:
+    row.moves += 1
+    payment.refunded_nanos += row.amount_nanos
+    payment.updated_at = now
+    tx.flush()
+    ledger.withdraw(
+        tx,
+        row.organization_id,
+        row.amount_nanos,
+        key=f"payment_refund:{row.id}:{row.moves}",
+        cause=Cause("payment", payment.id),
+        note=note,
+        now=now,
+    )
+
+
+def _give_back(tx: Session, payment: Payment, row: PaymentRefund, *, now: datetime) -> None:
+    row.moves += 1
     payment.refunded_nanos -= row.amount_nanos
     payment.updated_at = now
     ledger.deposit(
         tx,
         row.organization_id,
         row.amount_nanos,
-        key=f"payment_refund_back:{row.id}",
+        key=f"payment_refund:{row.id}:{row.moves}",
         cause=Cause("payment", payment.id),
         note=f"Took {format_money(row.amount_nanos, payment.currency)} back, "
         f"which did not reach the card: {row.failure_message}",
@@ -275,11 +314,11 @@ def settle(database: Database, processor: Processor, *, now: datetime) -> None:
         order = RefundOrder(row.id, found[0].ref, row.amount_nanos)
         try:
             state = _ask(processor, row, order, now)
+            faults.hit("refunds.before_record")
+            view = record(database, row.id, state, now=now)
         except ProcessorUnreachable as error:
             _log.warning("refund not settled yet", refund=row.id, reason=str(error))
             continue
-        faults.hit("refunds.before_record")
-        view = record(database, row.id, state, now=now)
         faults.hit("refunds.after_record")
         _log.info("refund looked at", refund=row.id, status=view.status)
 
@@ -317,8 +356,7 @@ def _find_or_insert(database: Database, payment_id: str, state: RefundState, *, 
             return known.id
         if state.status == "failed":
             return None
-        if payment.refunded_nanos + state.amount_nanos > payment.amount_nanos:  # one of ours, which it will refuse
-            raise ProcessorUnreachable("a refund under way must be settled first")
+        _require_room(payment, state.amount_nanos)
         row = _insert(
             tx, payment, state.amount_nanos, reason=_EXTERNAL_REASON, request_key=None, external_ref=state.ref, now=now
         )

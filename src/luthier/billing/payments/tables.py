@@ -146,6 +146,7 @@ class PaymentRefund(Base):
     """A part of a payment that goes back to the card. The balance gives it up when the row is written.
 
     ``status``: created, succeeded, failed (the balance has it again). ``is_external``: made at the processor, not here.
+    ``moves`` counts the entries that it has brought: one that was given up may have been made all the same.
     """
 
     __tablename__ = "payment_refunds"
@@ -169,6 +170,7 @@ class PaymentRefund(Base):
     reason: Mapped[str]
     request_key: Mapped[str | None]
     is_external: Mapped[int]
+    moves: Mapped[int]
 
     status: Mapped[str]
     ref: Mapped[str | None]

@@ -405,6 +405,7 @@ def _create_charges() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("request_key", sa.Text(), nullable=True),
         sa.Column("is_external", Int64, nullable=False),
+        sa.Column("moves", Int64, nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("ref", sa.Text(), nullable=True),
         sa.Column("failure_message", sa.Text(), nullable=True),

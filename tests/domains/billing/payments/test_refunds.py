@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.errors import Conflict, InvalidRequest, NotFound, PaymentRequired, Unprocessable
+from luthier.billing.payments import refunds
+from luthier.errors import Conflict, InvalidRequest, NotFound, PaymentRequired, Unavailable, Unprocessable
 from payments_desk import DOLLAR, make_processor
 
 
@@ -153,3 +154,61 @@ def test_refund_of_a_payment_that_failed_or_is_unknown_is_refused(desk, payment)
         desk.refund(failed.id)
     with pytest.raises(NotFound, match="pay-unknown"):
         desk.refund("pay-unknown")
+
+
+@pytest.fixture
+def given_up(desk, stripe, payment):
+    """A refund of $15 that Stripe has made and did not show for so long that it was given up."""
+    stripe.fail("lost", "/v1/refunds")
+    desk.refund(payment.id, 15)
+    hidden = dict(stripe.refunds)
+    stripe.refunds.clear()
+    desk.settle(3700)
+    (view,) = desk.list_refunds(payment.id)
+    assert (view.status, desk.cash) == ("failed", 20)
+    stripe.refunds.update(hidden)
+    return view
+
+
+@pytest.mark.parametrize("is_pending", [False, True])
+def test_refund_given_up_that_was_made_all_the_same_is_taken_from_the_balance_again(
+    desk, stripe, payment, given_up, is_pending
+):
+    if is_pending:
+        stripe.refunds[next(iter(stripe.refunds))]["status"] = "pending"
+    for number in range(3):
+        desk.deliver(stripe.events[-1] | {"id": f"evt_again_{number}"})
+    (view,) = desk.list_refunds(payment.id)
+    assert (view.status, view.failure_message) == ("created" if is_pending else "succeeded", None)
+    assert (desk.cash, desk.get_payment(payment.id).refunded_nanos) == (5, 15 * DOLLAR)
+    if is_pending:
+        stripe.end_refund(next(iter(stripe.refunds)), "succeeded")
+        desk.settle(10)
+        assert (desk.list_refunds(payment.id)[0].status, desk.cash) == ("succeeded", 5)
+    assert desk.list_notes()[-1] == "Sent $15.00 back to the card after all: asked for"
+    desk.assert_books_balance()
+
+
+def test_refund_given_up_and_made_that_the_bank_sends_back_is_on_the_balance_for_good(desk, stripe, payment, given_up):
+    desk.deliver_all()
+    ref = next(iter(stripe.refunds))
+    older = desk.processor.fetch_refund(ref)
+    stripe.end_refund(ref, "failed")
+    desk.deliver_all()
+    assert desk.cash == 20
+    refunds.record(desk.database, given_up.id, older, now=desk.clock.now())
+    assert (desk.list_refunds(payment.id)[0].status, desk.cash) == ("failed", 20)
+    desk.assert_books_balance()
+
+
+def test_refund_given_up_and_made_waits_for_another_of_the_payment_to_be_settled(desk, stripe, payment, given_up):
+    stripe.fail("drop", "/v1/refunds")
+    desk.refund(payment.id, 10)
+    with pytest.raises(Unavailable):
+        desk.deliver(stripe.events[-1])
+    assert desk.cash == 10
+    desk.settle()  # the second is refused: Stripe has sent $15 of $20 back
+    assert desk.cash == 20
+    assert desk.deliver(stripe.events[-1]) == "applied"
+    assert (desk.cash, desk.get_payment(payment.id).refunded_nanos) == (5, 15 * DOLLAR)
+    desk.assert_books_balance()
