@@ -33,6 +33,7 @@ SETUPS_A_ROUND: Final = 20
 _TOKEN = re.compile(r"pm_[A-Za-z0-9_]{1,250}", re.ASCII)
 _OPEN = frozenset({"created", "open", "needs_action"})
 _REMOVED = Failure("card_removed", "this card was removed; add another")
+_NOT_A_CARD = Failure("not_a_card", "only cards can be saved; add one")
 
 _log = get_logger(__name__)
 
@@ -198,8 +199,9 @@ def _apply(tx: Session, row: CardSetup, state: SetupState, *, now: datetime) -> 
     status, failure = state.status, state.failure
     if status == "failed" and row.kind != "token":
         status = "open"  # its owner is at the page, and may try another card there
-    if status == "succeeded":
-        assert state.card is not None, f"a saved card without its details: {state.ref}"
+    if status == "succeeded" and state.card is None:
+        status, failure = "failed", _NOT_A_CARD
+    elif status == "succeeded" and state.card is not None:
         card = cards.keep(tx, row.organization_id, state.card, now=now)
         if card.removed_at is None:
             row.card_id = card.id

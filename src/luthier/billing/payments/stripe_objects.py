@@ -68,19 +68,20 @@ def view_payment(intent: Document) -> PaymentState:
 
 
 def view_setup(intent: Document) -> SetupState:
-    """Read a SetupIntent, its payment method expanded."""
+    """Read a SetupIntent, its payment method expanded. A method that is not ours, or no card, is not looked into."""
     failure = _find_failure(intent.get("last_setup_error"))
     status = _SETUP_STATUSES.get(str(intent["status"]), "open")
     if status == "open" and failure is not None:
         status = "failed"
-    method = intent.get("payment_method")
+    setup_id, found = _find_metadata(intent, "setup_id"), intent.get("payment_method")
+    method = found if setup_id is not None and isinstance(found, Mapping) and found.get("type") == "card" else None
     return SetupState(
         ref=str(intent["id"]),
-        setup_id=_find_metadata(intent, "setup_id"),
+        setup_id=setup_id,
         status=status,
         client_secret=intent.get("client_secret"),
         action_url=_find_action_url(intent),
-        card=view_card(method) if status == "succeeded" and isinstance(method, Mapping) else None,
+        card=view_card(method) if status == "succeeded" and method is not None else None,
         failure=failure,
     )
 

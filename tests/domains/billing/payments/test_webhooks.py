@@ -158,6 +158,39 @@ def test_webhook_of_a_saved_card_brings_it(desk, stripe):
     assert sorted(card.last4 for card in desk.list_cards()) == ["4242", "4444"]
 
 
+def save_bank_account(stripe, setup):
+    """Let Stripe save a bank account by a SetupIntent, and tell of it."""
+    account = {"id": "pm_bank", "object": "payment_method", "type": "us_bank_account", "customer": "cus_other"}
+    stripe.methods["pm_bank"] = account | {"us_bank_account": {"last4": "6789"}}
+    stripe.setups[setup["id"]] = setup | {"status": "succeeded", "payment_method": "pm_bank"}
+    return {
+        "id": f"evt_{setup['id']}",
+        "type": "setup_intent.succeeded",
+        "data": {"object": {"object": "setup_intent", "id": setup["id"]}},
+    }
+
+
+def test_webhook_of_a_stranger_s_bank_account_is_acknowledged_and_ignored(desk, stripe):
+    event = save_bank_account(stripe, {"id": "seti_bank", "object": "setup_intent", "metadata": {}})
+    assert desk.deliver(event) == "ignored"
+    assert desk.list_cards() == []
+
+
+def test_webhook_of_a_stranger_s_card_is_ignored_before_its_details_are_read(desk, stripe):
+    event = save_bank_account(stripe, {"id": "seti_odd", "object": "setup_intent", "metadata": {}})
+    stripe.methods["pm_bank"] |= {"type": "card", "card": {"brand": None}}
+    assert desk.deliver(event) == "ignored"
+
+
+def test_webhook_of_ours_that_saved_no_card_ends_the_setup_and_saves_nothing(desk, stripe):
+    view = desk.begin_setup(is_hosted=False)
+    event = save_bank_account(stripe, next(iter(stripe.setups.values())))
+    assert desk.deliver(event) == "applied"
+    settled = desk.check_setup(view.id)
+    assert (settled.status, settled.failure_message) == ("failed", "only cards can be saved; add one")
+    assert desk.list_cards() == []
+
+
 def test_webhook_of_a_card_detached_at_stripe_removes_it(desk, stripe):
     desk.add_card()
     stripe.detach_elsewhere(next(iter(stripe.methods)))
