@@ -220,9 +220,10 @@ def test_routes_when_the_key_is_no_admins_then_it_may_look_and_not_change(client
 def test_job_money_when_a_job_is_cancelled_then_quote_hold_and_capture_are_sentences(client, make_job):
     job = make_job("cancelled", step=5)
     money = get(client, f"jobs/{job.id}")
+    bought = "100,000 tokens of luthier/tiny (sft, Lora) at $0.48 a million (prices of 2025)"
     assert money["sentences"] == [
         "Quoted $0.048: 100,000 tokens at $0.48 a million (prices of 2025)",
-        f"Held $0.048 for job {job.id}",
+        f"Held $0.048 for job {job.id}: {bought}; project {money['project_id']}, key {money['api_key_id']}",
         f"Charged $0.024 for job {job.id}; released the other $0.024",
     ]
     assert (money["held"], money["charged"], money["released"], money["refunded"], money["cost"]) == (

@@ -1,4 +1,4 @@
-"""Whether the books are as they were written: every hash, every sum and every open hold, computed anew."""
+"""Whether the books are as they were written: every hash, every sum and every hold, computed anew."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from luthier.billing import queries
-from luthier.billing.ledger import GENESIS, OWN_ACCOUNTS, Account, hash_entry
+from luthier.billing.ledger import GENESIS, OWN_ACCOUNTS, Account, describe_hold, hash_entry
 from luthier.billing.money import format_money
 from luthier.billing.queries import AccountRow
 from luthier.db import Database, Session
@@ -49,9 +49,9 @@ class AuditView:
 
 
 def is_due(tx: Session, *, now: datetime) -> bool:
-    """Tell whether the last verification is a day ago."""
+    """Tell whether the last verification is a day ago; one from the future, by a wrong clock, does not count."""
     last = find_last(tx)
-    return last is None or now - last.audited_at >= EVERY
+    return last is None or not timedelta(0) <= now - last.audited_at < EVERY
 
 
 def find_last(tx: Session) -> AuditView | None:
@@ -131,9 +131,20 @@ class _Auditor:
         return None
 
     def _compare_holds(self, account: AccountRow) -> Problem | None:
-        """Compare each job's hold with what its entries say was held, captured and refunded."""
-        job_id = queries.find_hold_without_entries(self._tx, account.organization_id)
+        """Compare each job's hold with what its entries say: there is one, its amounts and times, what was bought."""
+        organization_id = account.organization_id
+        job_id = queries.find_job_without_hold(self._tx, organization_id)
+        if job_id is not None:
+            return Problem(organization_id, None, f"the hold of job {job_id} is missing: its entries are there")
+        job_id = queries.find_hold_without_entries(self._tx, organization_id) or self._find_altered_purchase(account)
         if job_id is None:
             return None
         message = f"the hold of job {job_id} was altered: it is not what its entries say"
-        return Problem(account.organization_id, None, message)
+        return Problem(organization_id, None, message)
+
+    def _find_altered_purchase(self, account: AccountRow) -> str | None:
+        """Return a job whose hold is for something else than the note of its entry says."""
+        for held, note in queries.stream_holds(self._tx, account.organization_id):
+            if describe_hold(held, held.amount_nanos) != note:
+                return held.job_id
+        return None

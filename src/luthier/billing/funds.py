@@ -47,6 +47,7 @@ class Held:
 class Excess:
     """That more is held than may be spent: of a limit, or (``limit`` is None) of the balance with its credit line."""
 
+    organization_id: str
     nanos: int
     scope: Scope
     scope_id: str
@@ -154,9 +155,9 @@ def find_excesses(tx: Session, organization_id: str, *, policy: Policy, now: dat
     credit = get_usable_credit(tx, organization_id, policy=policy)
     room = Room(balance.available_nanos, credit, tuple(all_limits))
     short = -(room.available_nanos + room.credit_limit_nanos)
-    found = [Excess(short, "organization", organization_id, None, room)] if short > 0 else []
+    found = [Excess(organization_id, short, "organization", organization_id, None, room)] if short > 0 else []
     found += [
-        Excess(-limit.left_nanos, limit.scope, limit.scope_id, limit, room)
+        Excess(organization_id, -limit.left_nanos, limit.scope, limit.scope_id, limit, room)
         for limit in all_limits
         if limit.left_nanos < 0 and limit.held_nanos
     ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, get_args
 
 import msgspec
@@ -33,6 +33,8 @@ Account = Literal["cash", "credit", "held", "spent", "payments", "adjustments"]
 ACCOUNTS: Final[tuple[Account, ...]] = get_args(Account)
 OWN_ACCOUNTS: Final[tuple[Account, ...]] = ("cash", "credit", "held", "spent")
 
+SKEW: Final = timedelta(hours=1)  # a clock that is put back by less does not bring an entry before the one it follows
+_TOKENS_A_RATE: Final = 1_000_000
 GENESIS: Final = ""  # the hash before an organization's first entry
 
 Amounts = Mapping[Account, int]
@@ -180,22 +182,31 @@ def hold(tx: Session, purchase: Purchase, *, overdraft_nanos: int | None = 0, no
     if nanos != 0:
         require_amount(nanos)
     account = _lock_account(tx, purchase.organization_id, now)
-    key = f"hold:{purchase.job_id}"
+    key, cause = f"hold:{purchase.job_id}", Cause("job", purchase.job_id)
     available = account.cash_nanos + account.credit_nanos
     if overdraft_nanos is not None and nanos > available + overdraft_nanos:
-        if (existing := _find_same(tx, purchase.organization_id, key, {"held": nanos})) is not None:
+        if (existing := _find_same(tx, purchase.organization_id, key, {"held": nanos}, cause)) is not None:
             return existing
         raise Overdrawn(available)
     from_credit = min(nanos, account.credit_nanos)
     amounts: Amounts = {"credit": -from_credit, "cash": from_credit - nanos, "held": nanos}
-    note = f"Held {format_money(nanos, purchase.currency)} for job {purchase.job_id}"
-    entry, is_new = _post(
-        tx, account, "hold", amounts, key, Cause("job", purchase.job_id), note, now, same={"held": nanos}
-    )
+    note = describe_hold(purchase, nanos)
+    entry, is_new = _post(tx, account, "hold", amounts, key, cause, note, now, same={"held": nanos})
     if is_new:
         queries.insert_hold(tx, asdict(purchase), credit_nanos=from_credit, now=entry.created_at)
     faults.hit("hold.before_commit")
     return entry
+
+
+def describe_hold(bought: Purchase | HoldRow, nanos: int) -> str:
+    """Say what an amount is held for and who pays: so the entry's hash covers whatever a hold keeps beside its amounts."""
+    rate = format_money(bought.rate_nanos * _TOKENS_A_RATE, bought.currency)
+    least = ", the least that a job costs" if nanos > bought.billed_tokens * bought.rate_nanos else ""
+    return (
+        f"Held {format_money(nanos, bought.currency)} for job {bought.job_id}: {bought.billed_tokens:,} tokens of "
+        f"{bought.base_model} ({bought.method}, {bought.training_type}) at {rate} a million "
+        f"(prices of {bought.price_version}){least}; project {bought.project_id}, key {bought.api_key_id}"
+    )
 
 
 def resolve(tx: Session, job_id: str, captured_nanos: int, *, now: datetime) -> EntryView:
@@ -207,9 +218,10 @@ def resolve(tx: Session, job_id: str, captured_nanos: int, *, now: datetime) -> 
     if captured_nanos != 0:
         require_amount(captured_nanos)
     account, held = queries.lock_hold(tx, job_id)
-    key = f"resolve:{job_id}"
+    key, cause = f"resolve:{job_id}", Cause("job", job_id)
     if held.resolved_at is not None:
-        return _get_same(tx, held.organization_id, key, {"held": -held.amount_nanos, "spent": captured_nanos})
+        same: Amounts = {"held": -held.amount_nanos, "spent": captured_nanos}
+        return _get_same(tx, held.organization_id, key, same, cause)
     if captured_nanos > held.amount_nanos:
         raise InvalidRequest(
             "capture_exceeds_hold",
@@ -231,7 +243,7 @@ def resolve(tx: Session, job_id: str, captured_nanos: int, *, now: datetime) -> 
         "capture" if captured_nanos else "release",
         amounts,
         key,
-        Cause("job", job_id),
+        cause,
         _describe_resolution(held, captured_nanos, released),
         now,
     )
@@ -255,8 +267,8 @@ def refund(tx: Session, job_id: str, nanos: int, *, key: str, reason: str, now: 
     """
     require_amount(nanos)
     account, held = queries.lock_hold(tx, job_id)
-    key = f"refund:{key}"
-    if (existing := _find_same(tx, held.organization_id, key, {"spent": -nanos})) is not None:
+    key, cause = f"refund:{key}", Cause("job", job_id)
+    if (existing := _find_same(tx, held.organization_id, key, {"spent": -nanos}, cause)) is not None:
         return existing
     captured = held.captured_nanos or 0
     if nanos > captured - held.refunded_nanos:
@@ -271,7 +283,7 @@ def refund(tx: Session, job_id: str, nanos: int, *, key: str, reason: str, now: 
     to_cash = min(nanos, max(0, cash_charged - held.refunded_nanos))
     amounts: Amounts = {"spent": -nanos, "cash": to_cash, "credit": nanos - to_cash}
     note = f"Refunded {format_money(nanos, held.currency)} for job {job_id}: {reason}"
-    entry, _ = _post(tx, account, "refund", amounts, key, Cause("job", job_id), note, now)
+    entry, _ = _post(tx, account, "refund", amounts, key, cause, note, now)
     queries.add_refund(tx, job_id, nanos)
     faults.hit("refund.before_commit")
     return entry
@@ -354,9 +366,7 @@ def _post(  # noqa: PLR0917  the fields of an entry, in their order
     entry: dict[str, object] = {
         "organization_id": account.organization_id,
         "seq": account.last_seq + 1,
-        # The hash is of its text, and it is read back as UTC. A clock that was put back must not bring an entry into
-        # a month whose statement is closed.
-        "created_at": max(now.astimezone(UTC), account.last_at),
+        "created_at": _date(now, account),
         "kind": kind,
         "key": key,
         "cause_kind": cause.kind,
@@ -368,8 +378,18 @@ def _post(  # noqa: PLR0917  the fields of an entry, in their order
     entry["hash"] = hash_entry(entry)
     _require_room(account, amounts)
     if not queries.insert_entry(tx, entry):
-        return _get_same(tx, account.organization_id, key, same or amounts), False
+        return _get_same(tx, account.organization_id, key, same or amounts, cause), False
     return view_entry(entry), True
+
+
+def _date(now: datetime, account: AccountRow) -> datetime:
+    """Return an entry's time in UTC, as it is read back for its hash.
+
+    A clock that was put back a little must not bring an entry into a month that is closed. One that was far ahead for
+    a moment must not date everything after it.
+    """
+    moment = now.astimezone(UTC)
+    return max(moment, account.last_at) if account.last_at - moment <= SKEW else moment
 
 
 def _require_room(account: AccountRow, amounts: Amounts) -> None:
@@ -405,23 +425,23 @@ def _lock_account(tx: Session, organization_id: str, now: datetime) -> AccountRo
     return row
 
 
-def _find_same(tx: Session, organization_id: str, key: str, amounts: Amounts) -> EntryView | None:
-    """Return the entry with this key. Raises Conflict when it moved other amounts on these accounts."""
+def _find_same(tx: Session, organization_id: str, key: str, amounts: Amounts, cause: Cause) -> EntryView | None:
+    """Return the entry with this key. Raises Conflict when it has another cause, or moved other amounts on these accounts."""
     row = queries.find_entry(tx, organization_id, key)
     if row is None:
         return None
     view = view_entry(row)
-    if any(view.amounts.get(name, 0) != nanos for name, nanos in amounts.items()):
+    if view.cause != cause or any(view.amounts.get(name, 0) != nanos for name, nanos in amounts.items()):
         raise Conflict(
             "key_used_before",
-            f"the key {key} was used before, for another amount: {view.note}",
+            f"the key {key} was used before, for another transfer: {view.note}",
             hint="use another key for another transfer",
         )
     return view
 
 
-def _get_same(tx: Session, organization_id: str, key: str, amounts: Amounts) -> EntryView:
-    existing = _find_same(tx, organization_id, key, amounts)
+def _get_same(tx: Session, organization_id: str, key: str, amounts: Amounts, cause: Cause) -> EntryView:
+    existing = _find_same(tx, organization_id, key, amounts, cause)
     assert existing is not None, f"entry {key} of {organization_id} is there and is not"
     return existing
 

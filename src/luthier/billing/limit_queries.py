@@ -42,10 +42,12 @@ def delete_limit(tx: Session, scope: str, scope_id: str) -> None:
     tx.execute(sa.delete(SpendingLimit).where(SpendingLimit.scope == scope, SpendingLimit.scope_id == scope_id))
 
 
-def sum_used(tx: Session, scope: str, scope_id: str, *, since: datetime) -> tuple[int, int]:
-    """Return what was charged since, net of refunds, and what is held now."""
+def sum_used(tx: Session, scope: str, scope_id: str, *, since: datetime, until: datetime) -> tuple[int, int]:
+    """Return what was charged since and before ``until``, net of refunds, and what is held now."""
     payer = _PAID_BY[scope] == scope_id
-    charged = sa.select(sa.func.sum(Hold.captured_nanos - Hold.refunded_nanos)).where(payer, Hold.resolved_at >= since)
+    charged = sa.select(sa.func.sum(Hold.captured_nanos - Hold.refunded_nanos)).where(
+        payer, Hold.resolved_at >= since, Hold.resolved_at < until
+    )
     held = sa.select(sa.func.sum(Hold.amount_nanos)).where(payer, Hold.resolved_at.is_(None))
     return int(tx.execute(charged).scalar_one() or 0), int(tx.execute(held).scalar_one() or 0)
 

@@ -92,7 +92,9 @@ def set_limit(
     row.updated_at = now
     queries.delete_alerts(tx, scope, scope_id, period=get_month(now).period)  # they are told again for the new limit
     tx.flush()
-    return _view(tx, row, now)
+    view = _view(tx, row, now)
+    note_alerts(tx, [view], organization_id=organization_id, now=now)
+    return view
 
 
 def remove_limit(tx: Session, scope: Scope, scope_id: str) -> None:
@@ -113,6 +115,13 @@ def note_alerts(tx: Session, limits: list[LimitView], *, organization_id: str, n
             if queries.insert_alert(tx, {**vars(alert), "organization_id": organization_id}):
                 new.append(alert)
     return new
+
+
+def note_all_alerts(tx: Session, *, now: datetime) -> None:
+    """Keep what no hold has told: a new month that begins with what is held, a limit that a refused job did not fit."""
+    for organization_id in queries.list_organizations_with_limits(tx):
+        found = list_limits(tx, organization_id, now=now)
+        note_alerts(tx, found, organization_id=organization_id, now=now)
 
 
 def list_alerts(tx: Session, organization_id: str) -> list[AlertView]:
@@ -148,5 +157,6 @@ def _require_limit(nanos: int) -> None:
 
 def _view(tx: Session, row: SpendingLimit, now: datetime) -> LimitView:
     scope: Scope = row.scope  # type: ignore[assignment]  # a CHECK holds the column to these
-    charged, held = queries.sum_used(tx, scope, row.scope_id, since=get_month(now).start)
-    return LimitView(scope, row.scope_id, row.monthly_nanos, charged + held, held, get_month(now).period)
+    month = get_month(now)
+    charged, held = queries.sum_used(tx, scope, row.scope_id, since=month.start, until=month.end)
+    return LimitView(scope, row.scope_id, row.monthly_nanos, charged + held, held, month.period)

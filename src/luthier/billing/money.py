@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from decimal import Context, Decimal, InvalidOperation
+import re
+from decimal import Context, Decimal
 from typing import Final
 
 from luthier.errors import InvalidRequest
@@ -10,6 +11,8 @@ from luthier.errors import InvalidRequest
 NANOS_A_UNIT: Final = 1_000_000_000  # nano-dollars in a dollar
 MAX_NANOS: Final = 2**63 - 1
 _CENT_DIGITS: Final = 2
+# Commas group thousands or are not there: a decimal comma must never become a hundred times the amount.
+_AMOUNT: Final = re.compile(r"-?\$?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?", re.ASCII)
 _MAX_TEXT: Final = 64  # characters; no amount needs more
 _EXACT: Final = Context(prec=2 * _MAX_TEXT)  # the usual 28 digits would round a long fraction away
 
@@ -36,7 +39,7 @@ def parse_amount(text: object, *, param: str = "amount", allow_negative: bool = 
     """
     nanos = parse_decimal(text)
     if nanos is None:
-        raise _invalid(text, param, "an amount is a decimal number of dollars, as 20 or 20.50")
+        raise _invalid(text, param, "an amount is a decimal number with a point, as 20 or 20.50")
     if nanos != nanos.to_integral_value():
         raise _invalid(text, param, "the smallest amount is a nano-dollar: nine decimals")
     if nanos == 0 or (nanos < 0 and not allow_negative):
@@ -48,14 +51,12 @@ def parse_amount(text: object, *, param: str = "amount", allow_negative: bool = 
 
 def parse_decimal(text: object) -> Decimal | None:
     """Return a decimal number of dollars in nano-dollars, which need not be whole; None for what is not a number."""
-    written = str(text).strip().removeprefix("$") if isinstance(text, str | int | float | Decimal) else ""
-    if isinstance(text, bool) or not 0 < len(written) <= _MAX_TEXT or not written.isascii():
+    if isinstance(text, bool) or not isinstance(text, str | int | float | Decimal):
         return None
-    try:
-        number = Decimal(written.replace(",", ""))
-    except InvalidOperation:
+    written = str(text).strip()
+    if len(written) > _MAX_TEXT or not _AMOUNT.fullmatch(written):
         return None
-    return _EXACT.scaleb(number, 9) if number.is_finite() and number.adjusted() < _MAX_TEXT else None
+    return _EXACT.scaleb(Decimal(written.replace(",", "").replace("$", "")), 9)
 
 
 def _invalid(text: object, param: str, hint: str) -> InvalidRequest:

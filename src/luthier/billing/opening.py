@@ -12,12 +12,15 @@ from luthier.db import Session
 
 
 def grant_opening_credit(tx: Session, policy: Policy, *, now: datetime) -> EntryView | None:
-    """Grant the first organization its opening credit, once and for good; None where payments are not manual."""
+    """Grant the first organization its opening credit, where no money was ever moved; None where it gets none.
+
+    So it comes at the first start, or at the first one after an upgrade from a version without money.
+    """
     if policy.processor != "manual" or not policy.opening_grant_nanos:
         return None
     organization_id = accounts.get_first_organization_id(tx)
-    if (existing := ledger.find_entry(tx, organization_id, "grant", "opening")) is not None:
-        return existing  # of another amount, it may be: the setting has changed since
+    if ledger.list_entries(tx, organization_id, limit=1):
+        return None
     amount = policy.format(policy.opening_grant_nanos)
     return ledger.grant(
         tx,

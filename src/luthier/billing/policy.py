@@ -40,8 +40,8 @@ class Policy:
         """Say how an organization comes to more funds, as the hint of a refusal."""
         if self.processor == "stripe":
             return (
-                "add a card: luthier billing cards add; make a payment: luthier billing pay AMOUNT; "
-                "or adjust the limit: luthier billing limits"
+                "add a card: luthier billing cards add; make a payment: luthier billing pay AMOUNT; or have the "
+                "operator adjust the credit limit: luthier billing credit-limit ORGANIZATION AMOUNT"
             )
         return (
             "payments are manual here: ask the operator to grant credit (luthier billing grant ORGANIZATION AMOUNT "

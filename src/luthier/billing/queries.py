@@ -95,6 +95,7 @@ class HoldRow(NamedTuple):
 
 # Statements of the ledger are made once, here: to build one anew costs more than to run it.
 _CHUNK_ROWS = 10_000
+_RESOLVING = ("capture", "release")
 _accounts = cast("sa.Table", LedgerAccount.__table__)
 _entries = cast("sa.Table", LedgerEntry.__table__)
 _holds = cast("sa.Table", Hold.__table__)
@@ -214,24 +215,30 @@ def insert_audit(tx: Session, **values: object) -> None:
 
 
 def find_hold_without_entries(tx: Session, organization_id: str) -> str | None:
-    """Return a job whose hold is not what its entries say: held, captured and refunded amounts compared."""
-    of_kind = partial(_sum_of_kind, _entries.c)
+    """Return a job whose hold is not what its entries say: every amount, and when it was made and resolved."""
+    columns, of_kind = _entries.c, partial(_sum_of_kind, _entries.c)
     said = (
         sa.select(
-            _entries.c.cause_id.label("job_id"),
-            of_kind("hold", _entries.c.held_nanos).label("held"),
-            of_kind("capture", _entries.c.spent_nanos).label("captured"),
-            of_kind("refund", -_entries.c.spent_nanos).label("refunded"),
+            columns.cause_id.label("job_id"),
+            sa.func.max(sa.case((columns.kind == "hold", columns.created_at))).label("held_at"),
+            sa.func.max(sa.case((columns.kind.in_(_RESOLVING), columns.created_at))).label("resolved_at"),
+            of_kind(["hold"], columns.held_nanos).label("held"),
+            of_kind(["hold"], -columns.credit_nanos).label("credit"),
+            of_kind(_RESOLVING, columns.spent_nanos).label("captured"),
+            of_kind(["refund"], -columns.spent_nanos).label("refunded"),
         )
-        .where(_entries.c.organization_id == organization_id, _entries.c.cause_kind == "job")
-        .group_by(_entries.c.cause_id)
+        .where(columns.organization_id == organization_id, columns.cause_kind == "job")
+        .group_by(columns.cause_id)
         .subquery()
     )
     differs = sa.or_(
         said.c.job_id.is_(None),
-        Hold.amount_nanos != said.c.held,
-        sa.func.coalesce(Hold.captured_nanos, 0) != said.c.captured,
-        Hold.refunded_nanos != said.c.refunded,
+        Hold.created_at.is_distinct_from(said.c.held_at),
+        Hold.resolved_at.is_distinct_from(said.c.resolved_at),
+        Hold.amount_nanos.is_distinct_from(said.c.held),
+        Hold.credit_nanos.is_distinct_from(said.c.credit),
+        Hold.captured_nanos.is_distinct_from(said.c.captured),
+        Hold.refunded_nanos != sa.func.coalesce(said.c.refunded, 0),
     )
     statement = (
         sa.select(Hold.job_id)
@@ -244,8 +251,38 @@ def find_hold_without_entries(tx: Session, organization_id: str) -> str | None:
     return found
 
 
-def _sum_of_kind(columns: Any, kind: str, amount: Any) -> Any:
-    return sa.func.sum(sa.case((columns.kind == kind, amount), else_=0))
+def _sum_of_kind(columns: Any, kinds: Sequence[str], amount: Any) -> Any:
+    """Return the sum over the entries of some kinds; null where there are none."""
+    return sa.func.sum(sa.case((columns.kind.in_(kinds), amount)))
+
+
+def find_job_without_hold(tx: Session, organization_id: str) -> str | None:
+    """Return the job of the first entry that has no hold of this organization."""
+    statement = (
+        sa.select(_entries.c.cause_id)
+        .outerjoin(_holds, sa.and_(_holds.c.job_id == _entries.c.cause_id, _holds.c.organization_id == organization_id))
+        .where(_entries.c.organization_id == organization_id, _entries.c.cause_kind == "job", _holds.c.job_id.is_(None))
+        .order_by(_entries.c.seq)
+        .limit(1)
+    )
+    found: str | None = tx.execute(statement).scalar_one_or_none()
+    return found
+
+
+def stream_holds(tx: Session, organization_id: str) -> Iterator[tuple[HoldRow, str]]:
+    """Yield every hold of an organization in the order of their entries, each with its entry's note."""
+    statement = (
+        sa.select(_entries.c.seq, _entries.c.note, *_hold_columns)
+        .join(_holds, _holds.c.job_id == _entries.c.cause_id)
+        .where(_entries.c.organization_id == organization_id, _entries.c.kind == "hold")
+        .order_by(_entries.c.seq)
+        .limit(_CHUNK_ROWS)
+    )
+    after = 0
+    while rows := tx.execute(statement.where(_entries.c.seq > after)).all():
+        for _seq, note, *columns in rows:
+            yield HoldRow(*columns), note
+        after = rows[-1].seq
 
 
 def find_hold(tx: Session, job_id: str) -> HoldRow | None:

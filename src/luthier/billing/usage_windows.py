@@ -18,6 +18,7 @@ from luthier.errors import InvalidRequest
 
 Granularity = Literal["day", "hour"]
 _LENGTHS: Final = {"day": timedelta(days=1), "hour": timedelta(hours=1)}
+CLOSING: Final = timedelta(minutes=15)  # longer than any wait for a lock, or for a round of calls to a processor
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,11 @@ def get_page(
     limit: int,
     now: datetime,
 ) -> Page:
-    """Return up to ``limit`` windows that have usage, from where a cursor of this month and granularity says."""
-    end = min(month.end, _get_start(now, granularity))
+    """Return up to ``limit`` windows that have usage, from where a cursor of this month and granularity says.
+
+    A window is over ``CLOSING`` after its end: a transfer is dated before it waits for its turn, or for a processor.
+    """
+    end = min(month.end, _get_start(now - CLOSING, granularity))
     if end <= month.start:
         return Page([], None, None, None)
     begin = month.start if cursor is None else _read_cursor(cursor, month, granularity)

@@ -29,6 +29,7 @@ def cancel(tx: Session, job: Job, message: str, *, now: datetime) -> None:
     if job.state == "cancel_requested":
         return
     job.cancel_requested_at = now
+    job.limit_deadline_at = None
     if job.state in states.LEASED:
         moves.advance(tx, job, "cancel_requested", message, now=now)
         return
@@ -62,11 +63,17 @@ def review(tx: Session, *, policy: Policy, now: datetime) -> Review:
     """Find the jobs that are no longer covered, the newest first of each organization; changes nothing."""
     uncovered: dict[str, Excess] = {}
     for organization_id in funds.list_payers_with_open_holds(tx):
-        for excess in funds.find_excesses(tx, organization_id, policy=policy, now=now):
-            for job_id in funds.pick_newest(tx, organization_id, excess):
-                uncovered.setdefault(job_id, excess)
+        uncovered |= _find_uncovered(tx, organization_id, policy=policy, now=now)
     warned = queries.list_ids_with_deadline(tx)
     return Review(uncovered, tuple(job_id for job_id in warned if job_id not in uncovered))
+
+
+def _find_uncovered(tx: Session, organization_id: str, *, policy: Policy, now: datetime) -> dict[str, Excess]:
+    uncovered: dict[str, Excess] = {}
+    for excess in funds.find_excesses(tx, organization_id, policy=policy, now=now):
+        for job_id in funds.pick_newest(tx, organization_id, excess):
+            uncovered.setdefault(job_id, excess)
+    return uncovered
 
 
 def warn_or_stop(tx: Session, job_id: str, excess: Excess, policy: Policy, *, now: datetime) -> None:
@@ -74,6 +81,8 @@ def warn_or_stop(tx: Session, job_id: str, excess: Excess, policy: Policy, *, no
     job = queries.lock_job(tx, job_id)
     if job is None or job.state in states.TERMINAL or job.state == "cancel_requested":
         return
+    if job_id not in _find_uncovered(tx, excess.organization_id, policy=policy, now=now):
+        return  # covered meanwhile
     cause, way_out = _describe(excess, policy)
     if job.limit_deadline_at is None:
         job.limit_deadline_at = now + timedelta(seconds=policy.grace_s)
@@ -99,7 +108,7 @@ def clear_deadline(tx: Session, job_id: str, *, now: datetime) -> None:
     if job is None or job.limit_deadline_at is None:
         return
     job.limit_deadline_at = None
-    if job.state in states.LIVE:
+    if job.state in states.LIVE and job.state != "cancel_requested":
         log.append(tx, job.id, "warning", "Funds and limits cover the job again: it goes on", now=now, level="info")
 
 

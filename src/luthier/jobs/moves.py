@@ -49,10 +49,13 @@ def finish(
 ) -> None:
     """Move a locked job to its last state: the lease ends, the price is fixed and its hold resolved. Raises IllegalMove.
 
-    What is not charged of the hold is given back, told by an event of its own before the last one.
+    What is not charged of the hold is given back, told by an event of its own before the last one. Nothing is held for
+    a job that was not priced yet, nor for one that was accepted by a version without money: they cost nothing.
     """
     assert new in states.TERMINAL, f"{job.id}: {new} is not a last state"
-    if job.price_nanos is not None:
+    if ledger.find_hold(tx, job.id) is None:
+        assert charged_nanos == 0, f"{job.id}: {charged_nanos} charged of nothing"
+    elif job.price_nanos is not None:
         ledger.resolve(tx, job.id, charged_nanos, now=now)
         if (back := job.price_nanos - charged_nanos) > 0:
             _tell_refund(tx, job, new, back, now=now)

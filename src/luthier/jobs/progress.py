@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from luthier import faults
-from luthier.billing import pricing
+from luthier.billing import ledger, pricing
 from luthier.billing.money import format_money
 from luthier.db import Session
 from luthier.jobs import moves, queue, states
@@ -57,7 +57,7 @@ def settle(tx: Session, job_id: str, token: int, outcome: Outcome, *, now: datet
     Completed costs the quote, cancelled the completed steps, and a job that failed nothing.
     """
     job = queue.lock_leased(tx, job_id, token)
-    charged_nanos = _charge(job, outcome)
+    charged_nanos = 0 if ledger.find_hold(tx, job.id) is None else _charge(job, outcome)
     # What ended a job for its funds stays told when its worker is gone.
     job.error_kind = outcome.error_kind or job.error_kind
     job.error_message = outcome.message or job.error_message

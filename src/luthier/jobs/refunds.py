@@ -26,6 +26,8 @@ def refund(tx: Session, job_id: str, nanos: int | None, *, key: str, reason: str
             hint="luthier ft list shows a project's jobs",
         )
     existing = ledger.find_entry(tx, hold.organization_id, "refund", key)
+    if existing is not None and existing.cause.id != job_id:
+        existing = None  # another job's: the ledger refuses the key
     if nanos is None:
         nanos = hold.charged_nanos if existing is None else -existing.amounts["spent"]
     if nanos == 0:

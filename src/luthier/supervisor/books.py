@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from luthier import faults
-from luthier.billing import audit
+from luthier.billing import audit, limits
 from luthier.billing.payments.opening import build_processor
 from luthier.jobs import endings
 from luthier.log import get_logger
@@ -19,6 +19,7 @@ from luthier.supervisor.site import Site
 
 ENFORCE_EVERY_S = 5.0
 PAY_EVERY_S = 5.0
+ALERT_EVERY_S = 60.0
 VERIFY_LOOK_EVERY_S = 600.0  # whether a day has passed since the last time, by whomever
 
 _log = get_logger(__name__)
@@ -30,6 +31,7 @@ class Books:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._enforcing = _Task(site, ENFORCE_EVERY_S, self.enforce)
+        self._alerting = _Task(site, ALERT_EVERY_S, self.alert)
         self._verifying = _Task(site, VERIFY_LOOK_EVERY_S, self.verify)
         payments = Payments(
             site.database, build_processor(site.settings, currency=site.policy.currency), site.policy, site.clock
@@ -40,6 +42,7 @@ class Books:
         """Begin in the background what is due. Raises what the last round raised."""
         if self._site.policy.enabled:
             self._enforcing.tick()
+            self._alerting.tick()
         if self._site.policy.processor != "manual":
             self._paying.tick()
         self._verifying.tick()
@@ -56,6 +59,11 @@ class Books:
         for job_id in found.covered_again:
             with self._site.database.transaction() as tx:
                 endings.clear_deadline(tx, job_id, now=now)
+
+    def alert(self) -> None:
+        """Keep the alerts that no hold has told."""
+        with self._site.database.transaction() as tx:
+            limits.note_all_alerts(tx, now=self._site.clock.now())
 
     def verify(self) -> None:
         """Verify the ledger, unless somebody did in the last day; what was found is kept for the metrics."""

@@ -64,7 +64,7 @@ def test_minimum_when_balance_is_below_it_says_balance_missing_and_the_ways_out(
         assert "luthier billing grant" in caught.value.hint
         with pytest.raises(PaymentRequired) as caught:
             funds.require_minimum(tx, poor, policy=STRIPE)
-        for way in ("luthier billing cards add", "luthier billing pay", "luthier billing limits"):
+        for way in ("luthier billing cards add", "luthier billing pay", "luthier billing credit-limit"):
             assert way in caught.value.hint
         funds.require_minimum(tx, poor, policy=make_unlimited(POLICY))
         factories.give(tx, poor, 3 * DOLLAR, now=clock.now())
@@ -137,6 +137,16 @@ def test_limit_counts_charges_net_of_refunds_and_what_is_held_in_this_month_only
     assert (view.used_nanos, view.held_nanos, view.period) == (2 * DOLLAR, 2 * DOLLAR, "2026-02")
 
 
+def test_charge_of_a_wrong_clock_counts_in_its_own_month_only(database, clock, who, hold):
+    limit(database, clock, who, "organization", 5)
+    clock.advance(400 * 86_400)
+    hold(4)
+    with database.transaction() as tx:
+        ledger.resolve(tx, "ft-1", 4 * DOLLAR, now=clock.now())
+    clock.advance(-400 * 86_400)
+    hold(4, job_id="ft-2")
+
+
 def test_limit_that_is_taken_away_no_longer_binds(database, clock, who, hold):
     limit(database, clock, who, "key", 1)
     with database.transaction() as tx:
@@ -164,6 +174,20 @@ def test_alerts_are_told_once_a_share_and_a_month(database, clock, who, hold):
         kept = limits.list_alerts(tx, who.organization_id)
     assert sorted(alert.percent for alert in kept) == [50, 80, 100]
     assert {(alert.scope, alert.scope_id, alert.period) for alert in kept} == {("project", who.project_id, "2026-01")}
+
+
+def test_alerts_are_told_when_a_limit_is_set_below_what_is_used_and_by_the_round_for_the_rest(
+    database, clock, who, hold
+):
+    hold(9)
+    limit(database, clock, who, "organization", 9)
+    with database.read() as tx:
+        assert {alert.percent for alert in limits.list_alerts(tx, who.organization_id)} == {50, 80, 100}
+    clock.advance(31 * 86_400)  # what is held counts in the next month, too
+    with database.transaction() as tx:
+        limits.note_all_alerts(tx, now=clock.now())
+        kept = limits.list_alerts(tx, who.organization_id)
+    assert {alert.period for alert in kept} == {"2026-01", "2026-02"}
 
 
 def test_alerts_are_told_again_when_the_limit_is_another(database, clock, who, hold):

@@ -152,6 +152,17 @@ def test_same_key_with_another_amount_is_refused(move):
         move(ledger.resolve, "ft-1", 0)
 
 
+def test_key_of_one_jobs_refund_is_refused_for_another(move, balance):
+    give(move, cash=3 * DOLLAR)
+    for job_id in ("ft-1", "ft-2"):
+        hold(move, DOLLAR, job_id=job_id)
+        move(ledger.resolve, job_id, DOLLAR)
+    move(ledger.refund, "ft-1", DOLLAR, key="ticket-17", reason="ours")
+    with pytest.raises(Conflict, match=r"was used before, for another transfer: .* ft-1"):
+        move(ledger.refund, "ft-2", DOLLAR, key="ticket-17", reason="ours")
+    assert balance().spent_nanos == DOLLAR
+
+
 def test_capture_of_more_than_is_held_is_refused(move, balance):
     give(move, cash=3 * DOLLAR)
     hold(move, DOLLAR)
@@ -174,9 +185,21 @@ def test_balance_that_does_not_fit_is_refused_and_nothing_moves(move, balance):
     assert balance().cash_nanos == MAX_NANOS
 
 
-def test_clock_that_jumps_back_leaves_order_and_books_whole(move, clock, database, organization):
+def test_clock_that_was_far_ahead_for_a_moment_dates_one_entry_and_not_those_after_it(
+    move, clock, database, organization
+):
+    clock.advance(timedelta(days=365).total_seconds())
     give(move, cash=3 * DOLLAR)
-    clock.advance(timedelta(days=-2).total_seconds())
+    clock.advance(timedelta(days=-365).total_seconds())
+    hold(move, DOLLAR)
+    assert audit(database).problems == []
+    with database.read() as tx:
+        assert ledger.list_entries(tx, organization)[-1].created_at == clock.now()
+
+
+def test_clock_that_is_put_back_a_little_leaves_order_and_books_whole(move, clock, database, organization):
+    give(move, cash=3 * DOLLAR)
+    clock.advance(timedelta(minutes=-20).total_seconds())
     hold(move, DOLLAR)
     move(ledger.resolve, "ft-1", DOLLAR)
     assert audit(database).problems == []
@@ -266,6 +289,9 @@ def unlock(database):
             tx.execute(sa.text("DROP TRIGGER ledger_entries_append_only ON ledger_entries"))
 
 
+MAKE_ANOTHER = "INSERT INTO organizations SELECT 'org-2', name, created_at FROM organizations"
+
+
 @pytest.mark.parametrize(
     ("statement", "seq", "message"),
     [
@@ -277,12 +303,50 @@ def unlock(database):
         ),
         ("UPDATE ledger_entries SET created_at = created_at + 1 WHERE seq = 1", 1, "was altered"),
         ("DELETE FROM ledger_entries WHERE seq = 2", 2, "is missing"),
-        ("DELETE FROM ledger_entries WHERE seq = 8", 8, "is missing"),
+        ("DELETE FROM ledger_entries WHERE seq = 11", 11, "is missing"),
         ("UPDATE ledger_accounts SET cash_nanos = cash_nanos + 1", None, "cash is kept as"),
         ("DELETE FROM holds", None, "the open holds sum to"),
         ("DELETE FROM ledger_accounts", None, "has no accounts"),
         ("UPDATE holds SET refunded_nanos = 0 WHERE job_id = 'ft-2'", None, "the hold of job ft-2 was altered"),
         ("UPDATE holds SET captured_nanos = 2 WHERE job_id = 'ft-2'", None, "the hold of job ft-2 was altered"),
+        ("UPDATE holds SET credit_nanos = 1 WHERE job_id = 'ft-2'", None, "the hold of job ft-2 was altered"),
+        (
+            "UPDATE holds SET created_at = created_at - 1 WHERE job_id = 'ft-1'",
+            None,
+            "the hold of job ft-1 was altered",
+        ),
+        ("UPDATE holds SET resolved_at = resolved_at + 1 WHERE job_id = 'ft-2'", None, "job ft-2 was altered"),
+        (
+            "UPDATE holds SET captured_nanos = 0, resolved_at = created_at WHERE job_id = 'ft-free'",
+            None,
+            "the hold of job ft-free was altered",
+        ),
+        (
+            "UPDATE holds SET captured_nanos = NULL, resolved_at = NULL WHERE job_id = 'ft-over'",
+            None,
+            "the hold of job ft-over was altered",
+        ),
+        ("DELETE FROM holds WHERE job_id = 'ft-2'", None, "the hold of job ft-2 is missing"),
+        ("UPDATE holds SET job_id = 'ft-3' WHERE job_id = 'ft-2'", None, "the hold of job ft-2 is missing"),
+        (
+            f"{MAKE_ANOTHER}; UPDATE holds SET organization_id = 'org-2' WHERE job_id = 'ft-2'",
+            None,
+            "the hold of job ft-2 is missing",
+        ),
+        *(
+            (f"UPDATE holds SET {change} WHERE job_id = 'ft-2'", None, "the hold of job ft-2 was altered")
+            for change in (
+                "project_id = 'proj-2'",
+                "api_key_id = 'key-2'",
+                "base_model = 'acme/other'",
+                "method = 'dpo'",
+                "training_type = 'Full'",
+                "billed_tokens = billed_tokens + 1",
+                "rate_nanos = 0",
+                "price_version = 'free'",
+                "currency = 'EUR'",
+            )
+        ),
     ],
 )
 def test_verify_names_the_first_entry_that_was_altered(move, database, organization, statement, seq, message):
@@ -292,10 +356,14 @@ def test_verify_names_the_first_entry_that_was_altered(move, database, organizat
     hold(move, 3, job_id="ft-2")
     move(ledger.resolve, "ft-2", 3)
     move(ledger.refund, "ft-2", 1, key="refund-1", reason="ours")
+    hold(move, 0, job_id="ft-free")
+    hold(move, 0, job_id="ft-over")
+    move(ledger.resolve, "ft-over", 0)
     assert audit(database).problems == []
     unlock(database)
     with database.transaction() as tx:
-        tx.execute(sa.text(statement))
+        for part in statement.split(";"):
+            tx.execute(sa.text(part))
     (problem,) = audit(database).problems
     assert (problem.organization_id, problem.seq) == (organization, seq)
     assert message in problem.message

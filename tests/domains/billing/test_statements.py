@@ -194,8 +194,9 @@ def test_job_money_when_part_was_captured_and_some_refunded_then_its_entries_tel
     books.refund("ft-1", DOLLAR)
     money = read(statements.find_job_money, "ft-1")
     assert [entry.kind for entry in money.entries] == ["hold", "capture", "refund"]
+    bought = "10,000,000 tokens of luthier/tiny (sft, Lora) at $1.00 a million (prices of 2025)"
     assert [entry.note for entry in money.entries] == [
-        "Held $10.00 for job ft-1",
+        f"Held $10.00 for job ft-1: {bought}; project proj-1, key key-1",
         "Charged $4.00 for job ft-1; released the other $6.00",
         "Refunded $1.00 for job ft-1: it was slow",
     ]
@@ -232,6 +233,8 @@ def test_windows_when_a_day_is_not_over_then_it_is_not_told_yet(books, read, clo
     assert get_page(read, now=clock.now()) == usage_windows.Page([], None, None, None)
     clock.advance(3600)
     assert get_page(read, now=clock.now()).windows == []
+    assert get_page(read, now=clock.now(), granularity="hour").windows == []  # a transfer may still be on its way
+    clock.advance(usage_windows.CLOSING.total_seconds())
     (window,) = get_page(read, now=clock.now(), granularity="hour").windows
     assert (window.start.hour, window.end.hour) == (12, 13)
     clock.advance(24 * 3600)

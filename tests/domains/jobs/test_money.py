@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 import factories
 from factories import POLICY, make_inputs, make_job, make_principal, make_request
@@ -252,6 +253,43 @@ def test_balance_taken_away_by_a_dispute_ends_the_newest_job(database, clock, wh
     assert "The available balance is -$1.60" in told["billing_limit"]
     assert get_state(database, who, newer) == "cancelled"
     assert get_state(database, who, older) == "running"
+
+
+def test_job_that_is_being_cancelled_is_not_told_that_it_goes_on(database, clock, who, two_jobs):
+    older, _ = two_jobs
+    set_limit(database, clock, who, 0)
+    enforce(database, clock, replace(POLICY, grace_s=0))
+    set_limit(database, clock, who, 50)
+    enforce(database, clock)
+    assert [type for type, _ in list_told(database, older)][-2:] == ["billing_limit", "cancel_requested"]
+
+
+def test_limit_raised_between_the_look_and_the_end_keeps_the_job(database, clock, who, two_jobs):
+    _, newer = two_jobs
+    set_limit(database, clock, who, 5)
+    with database.read() as tx:
+        found = endings.review(tx, policy=POLICY, now=clock.now())
+    set_limit(database, clock, who, 50)
+    with database.transaction() as tx:
+        endings.warn_or_stop(tx, newer, found.uncovered[newer], replace(POLICY, grace_s=0), now=clock.now())
+    assert get_state(database, who, newer) == "queued"
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "completed", "error"])
+def test_job_for_which_nothing_was_ever_held_ends_and_costs_nothing(database, clock, who, ending):
+    """Jobs that were accepted before there was money are live when the schema is brought up to date."""
+    with database.transaction() as tx:
+        inputs = make_inputs(tx, who, now=clock.now(), tokens=TOKENS)
+        job = make_job(tx, who, now=clock.now(), state="uploading", inputs=inputs, step=5, total_steps=10)
+        tx.execute(sa.text("DELETE FROM holds"))
+    with database.transaction() as tx:
+        (claim,) = queue.list_held(tx, factories.OWNER)
+        if ending == "cancelled":
+            service.cancel(tx, who.project_id, job.id, now=clock.now())
+        progress.settle(tx, job.id, claim.token, Outcome(state=ending, message="x"), now=clock.now())
+    with database.read() as tx:
+        job = service.get_job(tx, who.project_id, job.id)
+    assert (job.state, job.charged_nanos) == (ending, 0)
 
 
 def test_alert_is_told_in_the_log_of_the_job_that_set_it_off(database, clock, who):

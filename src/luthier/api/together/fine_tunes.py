@@ -23,7 +23,6 @@ from luthier.billing import funds
 from luthier.billing.funds import Room
 from luthier.billing.money import NANOS_A_UNIT
 from luthier.billing.policy import Policy
-from luthier.billing.pricing import Quote
 from luthier.errors import InvalidRequest, Unavailable
 from luthier.jobs import log
 from luthier.jobs import service as jobs
@@ -124,21 +123,29 @@ def list_jobs(
 async def estimate_price(principal: PrincipalParam, services: ServicesParam, body: JsonBody) -> PriceEstimate:
     """Tell what a job would cost; waits a while for the file to be checked and its tokens counted."""
     estimate = await _wait_for_estimate(services, principal, JobRequest.from_body(body))
-    if estimate.quote is not None:
+    if estimate.quote is not None or estimate.reason is not None:
         room = await run_in_threadpool(_find_room, services, principal)
-        return _describe_quote(estimate.quote, room, services.policy)
-    if estimate.reason is not None:
-        return PriceEstimate(estimation_available=False, unavailable_reason=estimate.reason)
+        return _describe_estimate(estimate, room, services.policy)
     raise InvalidRequest("estimate_impossible", estimate.message or "there is no price", hint=estimate.hint)
 
 
-def _describe_quote(quote: Quote, room: Room, policy: Policy) -> PriceEstimate:
-    eval_tokens = quote.evaluations * quote.validation_tokens
+def _describe_estimate(estimate: Estimate, room: Room, policy: Policy) -> PriceEstimate:
+    quote = estimate.quote
     funds_nanos = room.available_nanos + room.credit_limit_nanos
-    may_begin = funds_nanos >= policy.minimum_nanos and quote.price_nanos <= room.spendable_nanos
+    may_begin = funds_nanos >= policy.minimum_nanos and (quote is None or quote.price_nanos <= room.spendable_nanos)
+    allowed, user_limit = may_begin or not policy.enabled, room.spendable_nanos / NANOS_A_UNIT
+    if quote is None:
+        return PriceEstimate(
+            estimation_available=False,
+            unavailable_reason=estimate.reason,
+            allowed_to_proceed=allowed,
+            user_limit=user_limit,
+            currency=policy.currency,
+        )
+    eval_tokens = quote.evaluations * quote.validation_tokens
     return PriceEstimate(
-        allowed_to_proceed=may_begin or not policy.enabled,
-        user_limit=room.spendable_nanos / NANOS_A_UNIT,
+        allowed_to_proceed=allowed,
+        user_limit=user_limit,
         currency=quote.currency,
         estimation_available=True,
         estimated_total_price=quote.price_nanos / NANOS_A_UNIT,
