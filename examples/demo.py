@@ -44,6 +44,7 @@ def main() -> int:
         job = _train(environment)
         title("What it cost, and where it is")
         run(environment, "ft", "get", job)
+        run(environment, "billing", "statement")
         model_dir = HOME / "model"
         shutil.rmtree(model_dir, ignore_errors=True)
         run(environment, "ft", "download", job, "--checkpoint", "merged", "-o", str(model_dir))
