@@ -144,7 +144,7 @@ class _Auditor:
 
     def _find_altered_purchase(self, account: AccountRow) -> str | None:
         """Return a job whose hold is for something else than the note of its entry says."""
-        for held, note in queries.stream_holds(self._tx, account.organization_id):
-            if describe_hold(held, held.amount_nanos) != note:
-                return held.job_id
+        for bought, nanos, note in queries.stream_holds(self._tx, account.organization_id):
+            if describe_hold(bought, nanos) != note:
+                return bought.job_id
         return None

@@ -23,7 +23,7 @@ from luthier import faults
 from luthier.billing import queries
 from luthier.billing.money import MAX_NANOS, format_money
 from luthier.billing.prices import Method, TrainingType
-from luthier.billing.queries import AccountRow, HoldRow
+from luthier.billing.queries import AccountRow, BoughtRow, HoldRow
 from luthier.billing.tables import LedgerEntry
 from luthier.db import Session
 from luthier.errors import Conflict, InvalidRequest
@@ -198,7 +198,7 @@ def hold(tx: Session, purchase: Purchase, *, overdraft_nanos: int | None = 0, no
     return entry
 
 
-def describe_hold(bought: Purchase | HoldRow, nanos: int) -> str:
+def describe_hold(bought: Purchase | BoughtRow, nanos: int) -> str:
     """Say what an amount is held for and who pays: so the entry's hash covers whatever a hold keeps beside its amounts."""
     rate = format_money(bought.rate_nanos * _TOKENS_A_RATE, bought.currency)
     least = ", the least that a job costs" if nanos > bought.billed_tokens * bought.rate_nanos else ""

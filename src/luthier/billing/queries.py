@@ -93,6 +93,21 @@ class HoldRow(NamedTuple):
     refunded_nanos: int
 
 
+class BoughtRow(NamedTuple):
+    """What a hold is for: only what its entry's note tells, for there are many to be read."""
+
+    job_id: str
+    project_id: str
+    api_key_id: str
+    base_model: str
+    method: str
+    training_type: str
+    billed_tokens: int
+    rate_nanos: int
+    price_version: str
+    currency: str
+
+
 # Statements of the ledger are made once, here: to build one anew costs more than to run it.
 _CHUNK_ROWS = 10_000
 _RESOLVING = ("capture", "release")
@@ -269,10 +284,12 @@ def find_job_without_hold(tx: Session, organization_id: str) -> str | None:
     return found
 
 
-def stream_holds(tx: Session, organization_id: str) -> Iterator[tuple[HoldRow, str]]:
-    """Yield every hold of an organization in the order of their entries, each with its entry's note."""
+def stream_holds(tx: Session, organization_id: str) -> Iterator[tuple[BoughtRow, int, str]]:
+    """Yield what every hold of an organization is for, its amount and the note of its entry, in the entries' order."""
     statement = (
-        sa.select(_entries.c.seq, _entries.c.note, *_hold_columns)
+        sa.select(
+            _entries.c.seq, _entries.c.note, _holds.c.amount_nanos, *(_holds.c[name] for name in BoughtRow._fields)
+        )
         .join(_holds, _holds.c.job_id == _entries.c.cause_id)
         .where(_entries.c.organization_id == organization_id, _entries.c.kind == "hold")
         .order_by(_entries.c.seq)
@@ -280,8 +297,8 @@ def stream_holds(tx: Session, organization_id: str) -> Iterator[tuple[HoldRow, s
     )
     after = 0
     while rows := tx.execute(statement.where(_entries.c.seq > after)).all():
-        for _seq, note, *columns in rows:
-            yield HoldRow(*columns), note
+        for _seq, note, amount_nanos, *columns in rows:
+            yield BoughtRow(*columns), amount_nanos, note
         after = rows[-1].seq
 
 
