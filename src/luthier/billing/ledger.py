@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, get_args
 
@@ -193,7 +193,7 @@ def hold(tx: Session, purchase: Purchase, *, overdraft_nanos: int | None = 0, no
     note = describe_hold(purchase, nanos)
     entry, is_new = _post(tx, account, "hold", amounts, key, cause, note, now, same={"held": nanos})
     if is_new:
-        queries.insert_hold(tx, asdict(purchase), credit_nanos=from_credit, now=entry.created_at)
+        queries.insert_hold(tx, vars(purchase), credit_nanos=from_credit, now=entry.created_at)
     faults.hit("hold.before_commit")
     return entry
 

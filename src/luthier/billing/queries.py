@@ -110,6 +110,7 @@ class BoughtRow(NamedTuple):
 
 # Statements of the ledger are made once, here: to build one anew costs more than to run it.
 _CHUNK_ROWS = 10_000
+_CONNECTION = "ledger_connection"
 _RESOLVING = ("capture", "release")
 _accounts = cast("sa.Table", LedgerAccount.__table__)
 _entries = cast("sa.Table", LedgerEntry.__table__)
@@ -144,15 +145,23 @@ _ADD_REFUND = (
 )
 
 
+def _connect(tx: Session) -> sa.Connection:
+    """Return the transaction's connection, found once: the session takes a while to find it."""
+    connection: sa.Connection | None = tx.info.get(_CONNECTION)
+    if connection is None:
+        connection = tx.info[_CONNECTION] = tx.connection()
+    return connection
+
+
 def find_account(tx: Session, organization_id: str) -> AccountRow | None:
     """Read an organization's accounts."""
-    row = tx.connection().execute(_ACCOUNT_OF, {"organization_id": organization_id}).first()
+    row = _connect(tx).execute(_ACCOUNT_OF, {"organization_id": organization_id}).first()
     return None if row is None else AccountRow(*row)
 
 
 def lock_account(tx: Session, organization_id: str) -> AccountRow | None:
     """Read an organization's accounts as they are now, and keep others from changing them."""
-    row = tx.connection().execute(_LOCK_ACCOUNT, {"organization_id": organization_id}).first()
+    row = _connect(tx).execute(_LOCK_ACCOUNT, {"organization_id": organization_id}).first()
     return None if row is None else AccountRow(*row)
 
 
@@ -168,7 +177,7 @@ def insert_entry(tx: Session, entry: Mapping[str, object]) -> bool:
 
     A trigger brings the organization's accounts up to date with it.
     """
-    connection = tx.connection()
+    connection = _connect(tx)
     return connection.execute(_INSERT_ENTRY[connection.dialect.name], entry).first() is not None
 
 
@@ -304,13 +313,13 @@ def stream_holds(tx: Session, organization_id: str) -> Iterator[tuple[BoughtRow,
 
 def find_hold(tx: Session, job_id: str) -> HoldRow | None:
     """Read a job's hold."""
-    row = tx.connection().execute(_HOLD, {"job_id": job_id}).first()
+    row = _connect(tx).execute(_HOLD, {"job_id": job_id}).first()
     return None if row is None else HoldRow(*row)
 
 
 def lock_hold(tx: Session, job_id: str) -> tuple[AccountRow, HoldRow]:
     """Read a job's hold and its organization's accounts as they are now, and keep others from changing them."""
-    row = tx.connection().execute(_LOCK_HOLD, {"job_id": job_id}).first()
+    row = _connect(tx).execute(_LOCK_HOLD, {"job_id": job_id}).first()
     assert row is not None, f"nothing is held for {job_id}"
     split = len(AccountRow._fields)
     return AccountRow(*row[:split]), HoldRow(*row[split:])
@@ -320,19 +329,17 @@ def insert_hold(tx: Session, purchase: Mapping[str, object], *, credit_nanos: in
     """Set a job's price aside."""
     values = dict(purchase)
     values["amount_nanos"] = values.pop("price_nanos")
-    tx.connection().execute(
-        _INSERT_HOLD, values | {"credit_nanos": credit_nanos, "refunded_nanos": 0, "created_at": now}
-    )
+    _connect(tx).execute(_INSERT_HOLD, values | {"credit_nanos": credit_nanos, "refunded_nanos": 0, "created_at": now})
 
 
 def resolve_hold(tx: Session, job_id: str, *, captured_nanos: int, now: datetime) -> None:
     """Note what became of a hold."""
-    tx.connection().execute(_RESOLVE_HOLD, {"of_job": job_id, "captured": captured_nanos, "at": now})
+    _connect(tx).execute(_RESOLVE_HOLD, {"of_job": job_id, "captured": captured_nanos, "at": now})
 
 
 def add_refund(tx: Session, job_id: str, nanos: int) -> None:
     """Note that so much more of a charge was given back."""
-    tx.connection().execute(_ADD_REFUND, {"of_job": job_id, "more": nanos})
+    _connect(tx).execute(_ADD_REFUND, {"of_job": job_id, "more": nanos})
 
 
 def sum_open_holds(tx: Session, organization_id: str) -> int:

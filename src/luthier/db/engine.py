@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,19 @@ def _create_postgresql_engine(url: sa.URL) -> sa.Engine:
     connect_args: dict[str, Any] = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
     connect_args["options"] = f"{url.query.get('options', '')} {POSTGRESQL_OPTIONS}".lstrip()
     try:
-        return sa.create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True, connect_args=connect_args)
+        engine = sa.create_engine(url, pool_size=10, max_overflow=20, connect_args=connect_args)
     except ModuleNotFoundError:
         raise UnsupportedDatabase(
             "the driver for PostgreSQL is not installed: psycopg", "install it with: pip install 'luthier[postgres]'"
         ) from None
+
+    @event.listens_for(engine, "checkout")
+    def require_alive(connection: Any, _record: Any, _proxy: Any) -> None:
+        # A server that went away has closed the socket, which can be read then: no round trip is needed to see it.
+        if connection.closed or select.select([connection.fileno()], [], [], 0)[0]:
+            raise sa.exc.DisconnectionError("the server has closed the connection")
+
+    return engine
 
 
 def _create_sqlite_engine(url: sa.URL) -> sa.Engine:

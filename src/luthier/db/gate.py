@@ -6,6 +6,7 @@ in a line, processes for ``flock``, in whose line the kernel puts them.
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import os
 import threading
@@ -54,14 +55,14 @@ class FairLock:
                 self._held = False
 
 
-class _Waiter(threading.Thread):
+class _Waiter:
     """Waits for ``flock``, which knows no time-out, so that another thread may wait for this one no longer than it likes.
 
     A lock that comes when nobody wants it any more is let go at once.
     """
 
     def __init__(self, fd: int) -> None:
-        super().__init__(name="database gate", daemon=True)
+
         self._fd = fd
         self._mutex = threading.Lock()
         self._granted = threading.Event()
@@ -124,7 +125,7 @@ class WriteGate:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 waiter = _Waiter(fd)
-                waiter.start()
+                _thread.start_new_thread(waiter.run, ())  # Thread.start would wait until it runs
             else:
                 return fd
         locked = waiter.find_fd(max(0.0, end_at - time.monotonic()))
