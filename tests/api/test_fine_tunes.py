@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 import factories
 from luthier.accounts import service as accounts
@@ -12,6 +14,7 @@ from luthier.artifacts import service as artifacts
 from luthier.jobs import log, progress, queue
 from luthier.jobs.request import JobRequest
 from luthier.jobs.schemas import MetricView, Outcome, ProgressUpdate
+from luthier.jobs.tables import Idempotency
 from luthier.settings import Settings
 
 V1_USER_AGENT = {"User-Agent": "Together/v1 PythonBindings/1.5.35"}
@@ -203,9 +206,23 @@ def test_create_repeated_by_the_client_after_a_lost_answer_is_one_job(client, bo
     assert len(client.get("/v1/fine-tunes").json()["data"]) == 2
 
 
-def test_create_twice_on_purpose_is_two_jobs(client, body):
-    ids = {client.post("/v1/fine-tunes", json=body).json()["id"] for _ in range(3)}
+def test_create_twice_on_purpose_is_two_jobs(client, service, body):
+    ids = set()
+    for _ in range(3):
+        ids.add(client.post("/v1/fine-tunes", json=body).json()["id"])
+        wait_until_confirmed(service)
     assert len(ids) == 3
+
+
+def wait_until_confirmed(service):
+    """Wait until the server knows that its answers have left: it writes that down just after they have."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with service.database.read() as tx:
+            if not tx.execute(sa.select(Idempotency).where(Idempotency.delivered_at.is_(None))).first():
+                return
+        time.sleep(0.01)
+    raise AssertionError("an answer was not confirmed within 10 s")
 
 
 def test_list_is_oldest_first_and_pages(client, service, body):

@@ -64,7 +64,7 @@ def test_job_when_each_supervisor_dies_at_its_nth_commit_completes_once(workshop
 
 
 # What differs there: row locks in place of the one writer, and no file that tells of changes.
-@pytest.mark.parametrize("new_database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 @pytest.mark.parametrize(
     ("point", "nth"),
     [

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from luthier.billing.tables import Hold, LedgerAccount, LedgerAudit, LedgerEntry, Tokenization
 from luthier.db import Session, upsert
+from luthier.db.prepared import Prepared
 
 
 def find_row(tx: Session, key: str) -> Tokenization | None:
@@ -108,7 +109,7 @@ class BoughtRow(NamedTuple):
     currency: str
 
 
-# Statements of the ledger are made once, here: to build one anew costs more than to run it.
+# Statements of the ledger are made and compiled once: to build one anew costs more than to run it.
 _CHUNK_ROWS = 10_000
 _CONNECTION = "ledger_connection"
 _RESOLVING = ("capture", "release")
@@ -119,26 +120,30 @@ _account_columns = [_accounts.c[name] for name in AccountRow._fields]
 _hold_columns = [_holds.c[name] for name in HoldRow._fields]
 _ACCOUNT = sa.select(*_account_columns)
 _ACCOUNT_OF = _ACCOUNT.where(_accounts.c.organization_id == sa.bindparam("organization_id"))
-_LOCK_ACCOUNT = _ACCOUNT_OF.with_for_update()
-_HOLD = sa.select(*_hold_columns).where(_holds.c.job_id == sa.bindparam("job_id"))
+_FIND_ACCOUNT = Prepared(_ACCOUNT_OF, _account_columns)
+_LOCK_ACCOUNT = Prepared(_ACCOUNT_OF.with_for_update(), _account_columns)
+_FIND_HOLD = Prepared(sa.select(*_hold_columns).where(_holds.c.job_id == sa.bindparam("job_id")), _hold_columns)
 # Rows are locked in the order of the tables here: the account first, as everywhere.
-_LOCK_HOLD = (
+_LOCK_HOLD = Prepared(
     sa.select(*_account_columns, *_hold_columns)
     .select_from(_accounts.join(_holds, _holds.c.organization_id == _accounts.c.organization_id))
     .where(_holds.c.job_id == sa.bindparam("job_id"))
-    .with_for_update()
+    .with_for_update(),
+    [*_account_columns, *_hold_columns],
 )
 _INSERT_ENTRY = {
-    name: insert(_entries).on_conflict_do_nothing(index_elements=["organization_id", "key"]).returning(_entries.c.seq)
+    name: Prepared(
+        insert(_entries).on_conflict_do_nothing(index_elements=["organization_id", "key"]).returning(_entries.c.seq)
+    )
     for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
 }
-_INSERT_HOLD = sa.insert(_holds)
-_RESOLVE_HOLD = (
+_INSERT_HOLD = Prepared(sa.insert(_holds))
+_RESOLVE_HOLD = Prepared(
     sa.update(_holds)
     .where(_holds.c.job_id == sa.bindparam("of_job"), _holds.c.resolved_at.is_(None))
     .values(captured_nanos=sa.bindparam("captured"), resolved_at=sa.bindparam("at", type_=_holds.c.resolved_at.type))
 )
-_ADD_REFUND = (
+_ADD_REFUND = Prepared(
     sa.update(_holds)
     .where(_holds.c.job_id == sa.bindparam("of_job"))
     .values(refunded_nanos=_holds.c.refunded_nanos + sa.bindparam("more"))
@@ -155,13 +160,13 @@ def _connect(tx: Session) -> sa.Connection:
 
 def find_account(tx: Session, organization_id: str) -> AccountRow | None:
     """Read an organization's accounts."""
-    row = _connect(tx).execute(_ACCOUNT_OF, {"organization_id": organization_id}).first()
+    row = _FIND_ACCOUNT.find_row(_connect(tx), {"organization_id": organization_id})
     return None if row is None else AccountRow(*row)
 
 
 def lock_account(tx: Session, organization_id: str) -> AccountRow | None:
     """Read an organization's accounts as they are now, and keep others from changing them."""
-    row = _connect(tx).execute(_LOCK_ACCOUNT, {"organization_id": organization_id}).first()
+    row = _LOCK_ACCOUNT.find_row(_connect(tx), {"organization_id": organization_id})
     return None if row is None else AccountRow(*row)
 
 
@@ -178,7 +183,7 @@ def insert_entry(tx: Session, entry: Mapping[str, object]) -> bool:
     A trigger brings the organization's accounts up to date with it.
     """
     connection = _connect(tx)
-    return connection.execute(_INSERT_ENTRY[connection.dialect.name], entry).first() is not None
+    return _INSERT_ENTRY[connection.dialect.name].find_row(connection, entry) is not None
 
 
 def list_accounts(tx: Session) -> list[AccountRow]:
@@ -313,13 +318,13 @@ def stream_holds(tx: Session, organization_id: str) -> Iterator[tuple[BoughtRow,
 
 def find_hold(tx: Session, job_id: str) -> HoldRow | None:
     """Read a job's hold."""
-    row = _connect(tx).execute(_HOLD, {"job_id": job_id}).first()
+    row = _FIND_HOLD.find_row(_connect(tx), {"job_id": job_id})
     return None if row is None else HoldRow(*row)
 
 
 def lock_hold(tx: Session, job_id: str) -> tuple[AccountRow, HoldRow]:
     """Read a job's hold and its organization's accounts as they are now, and keep others from changing them."""
-    row = _connect(tx).execute(_LOCK_HOLD, {"job_id": job_id}).first()
+    row = _LOCK_HOLD.find_row(_connect(tx), {"job_id": job_id})
     assert row is not None, f"nothing is held for {job_id}"
     split = len(AccountRow._fields)
     return AccountRow(*row[:split]), HoldRow(*row[split:])
@@ -329,17 +334,18 @@ def insert_hold(tx: Session, purchase: Mapping[str, object], *, credit_nanos: in
     """Set a job's price aside."""
     values = dict(purchase)
     values["amount_nanos"] = values.pop("price_nanos")
-    _connect(tx).execute(_INSERT_HOLD, values | {"credit_nanos": credit_nanos, "refunded_nanos": 0, "created_at": now})
+    open_hold = {"refunded_nanos": 0, "captured_nanos": None, "resolved_at": None}
+    _INSERT_HOLD.run(_connect(tx), values | open_hold | {"credit_nanos": credit_nanos, "created_at": now})
 
 
 def resolve_hold(tx: Session, job_id: str, *, captured_nanos: int, now: datetime) -> None:
     """Note what became of a hold."""
-    _connect(tx).execute(_RESOLVE_HOLD, {"of_job": job_id, "captured": captured_nanos, "at": now})
+    _RESOLVE_HOLD.run(_connect(tx), {"of_job": job_id, "captured": captured_nanos, "at": now})
 
 
 def add_refund(tx: Session, job_id: str, nanos: int) -> None:
     """Note that so much more of a charge was given back."""
-    _connect(tx).execute(_ADD_REFUND, {"of_job": job_id, "more": nanos})
+    _ADD_REFUND.run(_connect(tx), {"of_job": job_id, "more": nanos})
 
 
 def sum_open_holds(tx: Session, organization_id: str) -> int:
