@@ -117,7 +117,9 @@ def test_hold_beyond_a_monthly_limit_is_refused_by_its_scope(database, clock, wh
 
 def test_limit_of_another_key_does_not_bind(database, clock, who, hold):
     limit(database, clock, who, "key", 1)
-    hold(3, api_key_id="key-other")
+    assert hold(3, api_key_id="key-other").entry.amounts["held"] == 3 * DOLLAR
+    with pytest.raises(PaymentRequired, match="the API key"):
+        hold(3, job_id="ft-2")
 
 
 def test_limit_counts_charges_net_of_refunds_and_what_is_held_in_this_month_only(database, clock, who, hold):
@@ -144,15 +146,19 @@ def test_charge_of_a_wrong_clock_counts_in_its_own_month_only(database, clock, w
     with database.transaction() as tx:
         ledger.resolve(tx, "ft-1", 4 * DOLLAR, now=clock.now())
     clock.advance(-400 * 86_400)
-    hold(4, job_id="ft-2")
+    assert hold(4, job_id="ft-2").entry.amounts["held"] == 4 * DOLLAR
+    with pytest.raises(PaymentRequired, match=r"\$1\.00 is left"):
+        hold(4, job_id="ft-3")
 
 
 def test_limit_that_is_taken_away_no_longer_binds(database, clock, who, hold):
     limit(database, clock, who, "key", 1)
+    with pytest.raises(PaymentRequired, match="the API key"):
+        hold(3)
     with database.transaction() as tx:
         limits.remove_limit(tx, "key", who.api_key_id)
         limits.remove_limit(tx, "key", who.api_key_id)
-    hold(3)
+    assert hold(3).entry.amounts["held"] == 3 * DOLLAR
 
 
 @pytest.mark.parametrize("nanos", [-1, 2**63])
